@@ -8,10 +8,10 @@ use syn::{Expr, Ident, Token};
 
 use crate::diagnostics::{Diagnostics, listed, nearest};
 
-/// The first of the attribute's own arguments after it has moved itself behind the other attributes.
+/// The name of the first internal argument, which the attribute adds when it moves itself behind the other attributes.
 pub(crate) const LAST: &str = "__idempotent_last";
 
-/// Words that other libraries have for an argument, and what to write instead.
+/// Names that other libraries use for an argument, and what to write instead.
 pub(crate) const SYNONYMS: &[(&[&str], &str)] = &[
     (&["after_failure", "on_crash"], "`after_crash`"),
     (&["status", "status_codes", "statuses"], "`cache`"),
@@ -35,7 +35,7 @@ pub(crate) struct Argument {
     pub(crate) value: Option<Expr>,
 }
 
-/// The arguments as written.
+/// The arguments as they are written.
 pub(crate) struct Arguments {
     pub(crate) is_last: bool,
     valid: &'static [&'static str],
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Those of the names in `valid`; everything else is a mistake.
+    /// Reads the arguments whose names are in `valid`. Everything else is a mistake.
     pub(crate) fn parse(tokens: TokenStream, valid: &'static [&'static str], diagnostics: &mut Diagnostics) -> Self {
         let mut arguments = Self { is_last: false, valid, given: Vec::new() };
         let parser = |input: ParseStream<'_>| {
@@ -64,13 +64,13 @@ impl Arguments {
         arguments
     }
 
-    /// The argument of this name, which must be a valid one.
+    /// Returns the argument of this name. The name must be a valid one.
     pub(crate) fn get(&self, name: &str) -> Option<&Argument> {
         debug_assert!(self.valid.contains(&name), "{name} is no argument");
         self.given.iter().find(|argument| argument.name == name)
     }
 
-    /// The scope as it is written, for a message that names it.
+    /// Returns the scope as it is written, for a message that names it.
     pub(crate) fn scope(&self) -> String {
         let written = self.get("scope").and_then(|scope| scope.value.as_ref());
         written.map_or_else(|| "\"charges\"".to_owned(), |scope| scope.to_token_stream().to_string())
@@ -114,7 +114,7 @@ impl Arguments {
     }
 }
 
-/// What an unknown name was meant to be.
+/// Returns a hint at the argument that an unknown name probably means.
 fn meant(written: &str, valid: &[&str]) -> Option<String> {
     let synonym = SYNONYMS.iter().find(|(words, _)| words.contains(&written));
     synonym.map(|(_, meant)| (*meant).to_owned()).or_else(|| nearest(written, valid).map(|name| format!("`{name}`")))

@@ -9,10 +9,10 @@ use crate::handler::Handler;
 use crate::model::{ClaimAfter, Model};
 use crate::presence::condition;
 
-/// Where the line is.
+/// The position of the line.
 #[derive(Clone, Copy)]
 pub(crate) struct ClaimLine {
-    /// How many arguments are extracted by axum. The others are one last argument of the emitted function.
+    /// The number of arguments that axum extracts. The others become a single last argument of the emitted function.
     pub(crate) by_axum: usize,
     pub(crate) carried: Carried,
 }
@@ -22,12 +22,12 @@ pub(crate) struct ClaimLine {
 pub(crate) enum Carried {
     BeforeClaim,
     AfterClaim,
-    /// Its type decides: a plain body extractor of axum's comes after the claim.
+    /// The type decides: a plain body extractor of axum comes after the claim.
     ByType,
 }
 
 impl ClaimLine {
-    /// As the attribute says, or what is wrong with it.
+    /// Reads the position from the attribute, and notes mistakes.
     pub(crate) fn new(handler: &Handler, model: &Model, diagnostics: &mut Diagnostics) -> Self {
         let arguments: Vec<&PatType> = handler.arguments().collect();
         let variables: Vec<Vec<Ident>> = arguments.iter().map(|argument| variables(&argument.pat)).collect();
@@ -64,7 +64,7 @@ impl ClaimLine {
     }
 }
 
-/// Several arguments become one tuple, from whose type no attribute can leave one out.
+/// Several arguments become one tuple, and no attribute can leave a type out of a tuple.
 fn check_presence(merged: &[&PatType], diagnostics: &mut Diagnostics) {
     let conditional = |argument: &&PatType| argument.attrs.iter().find(|it| condition(it).is_some()).cloned();
     for conditional in merged.iter().filter_map(conditional) {
@@ -87,7 +87,7 @@ fn unknown(name: &Ident, variables: &[Vec<Ident>]) -> String {
     format!("`claim_after` names no argument{meant}\nthe arguments are {}, or `none`", listed(&names))
 }
 
-/// The variables that a pattern binds.
+/// Returns the variables that a pattern binds.
 pub(crate) fn variables(pattern: &Pat) -> Vec<Ident> {
     struct Variables(Vec<Ident>);
     impl<'ast> Visit<'ast> for Variables {
@@ -105,7 +105,7 @@ pub(crate) fn variables(pattern: &Pat) -> Vec<Ident> {
 struct Mention<'a> {
     argument: usize,
     variable: &'a Ident,
-    /// The attribute's argument whose value the expression is.
+    /// The attribute's argument that contains the expression.
     of: &'static str,
     at: &'a Expr,
 }
@@ -119,7 +119,7 @@ impl<'a> Mention<'a> {
     }
 }
 
-/// Whether the expression may use the variable. Of a macro call only the tokens are known.
+/// Returns whether the expression may use the variable. In a macro call, only the tokens are known.
 pub(crate) fn mentions(expression: &Expr, variable: &Ident) -> bool {
     struct Mentions<'a>(&'a Ident, bool);
     impl<'ast> Visit<'ast> for Mentions<'_> {
@@ -144,7 +144,7 @@ pub(crate) fn mentions(expression: &Expr, variable: &Ident) -> bool {
     found.1
 }
 
-/// Not a field or a method of that name; but the `{name}` of a format string.
+/// A field or a method of that name does not count, but the `{name}` of a format string does.
 fn tokens_mention(tokens: TokenStream, variable: &Ident) -> bool {
     let mut is_member = false;
     tokens.into_iter().any(|token| {
@@ -163,7 +163,7 @@ fn tokens_mention(tokens: TokenStream, variable: &Ident) -> bool {
     })
 }
 
-/// Several arguments as one, for a macro that calls the function with as many arguments as it sees.
+/// Joins several arguments into one, for a macro that calls the function with one value for each argument.
 pub(crate) fn merged(arguments: &[&PatType]) -> FnArg {
     let (patterns, types) = (arguments.iter().map(|it| &it.pat), arguments.iter().map(|it| &it.ty));
     let lints = arguments.iter().flat_map(|it| &it.attrs);

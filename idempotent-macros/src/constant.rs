@@ -1,4 +1,4 @@
-//! A constant in place of a literal: the compiler evaluates and checks it.
+//! A constant in place of a literal: the compiler evaluates and checks its value.
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -10,12 +10,12 @@ use crate::runtime::Runtime;
 
 /// The value of an argument.
 pub(crate) enum Value<T> {
-    /// Read and checked already.
+    /// A literal that was already read and checked.
     Literal(T),
     Constant(Constant),
 }
 
-/// What the constant must be: the words for people, its type, and the runtime's function that checks it.
+/// The requirements for the constant: a description for people, its type, and the runtime's function that checks it.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
     must_be: &'static str,
@@ -38,7 +38,8 @@ impl Kind {
         Self { must_be: A_DURATION, ty: duration, check: Some(check), setter: Some(setter) }
     }
 
-    /// What to write instead, and how the program replaces it at start-up for the handlers with this scope, if it can.
+    /// Returns what to write instead, and, if possible, how the program replaces the value at start-up for the handlers
+    /// with this scope.
     fn remedy(self, example: &str, scope: &str) -> String {
         let write = format!("write `{example}`");
         self.setter.map_or(write.clone(), |setter| {
@@ -68,8 +69,8 @@ pub(crate) struct Constant {
     expression: Box<Expr>,
 }
 
-/// The expression as a constant, or what is wrong with it, as the end of a sentence that begins with the argument. A word in
-/// lower case is no constant's name, but a text without its quotes, or a variable.
+/// Returns the expression as a constant, or its mistake as the end of a sentence that begins with the argument. A word
+/// in lower case is not the name of a constant: it is a text without quotes, or a variable.
 pub(crate) fn constant(kind: Kind, expression: &Expr, example: &str, scope: &str) -> Result<Constant, String> {
     let is_word = match expression {
         Expr::Path(path) => {
@@ -99,7 +100,7 @@ fn mentions_self(tokens: TokenStream) -> bool {
     })
 }
 
-/// Whether the compiler cannot evaluate the expression, whatever is in scope. Of a function it alone knows whether it can.
+/// Returns whether the compiler certainly cannot evaluate the expression. For a function call, only the compiler knows.
 fn is_of_run_time(expression: &Expr) -> bool {
     struct OfRunTime(bool);
     impl<'ast> Visit<'ast> for OfRunTime {
@@ -142,7 +143,7 @@ impl Constant {
         &self.expression
     }
 
-    /// The checked value, located at the expression, where the compiler then reports what is wrong.
+    /// Returns the checked value, located at the expression, where the compiler then reports a mistake.
     pub(crate) fn checked(&self, private: &Runtime) -> TokenStream {
         let Self { kind, expression } = self;
         let span = self.span();

@@ -1,4 +1,4 @@
-//! Collects everything that is wrong, so that one compilation reports all of it.
+//! Collects all mistakes, so that one compilation reports all of them.
 
 use quote::ToTokens;
 
@@ -13,7 +13,7 @@ impl Diagnostics {
         Self { errors: None, read: false }
     }
 
-    /// A mistake at these tokens.
+    /// Adds a mistake at these tokens.
     pub(crate) fn error(&mut self, at: impl ToTokens, message: impl std::fmt::Display) {
         self.combine(syn::Error::new_spanned(at, message));
     }
@@ -25,7 +25,7 @@ impl Diagnostics {
         }
     }
 
-    /// Nothing, or everything that is wrong.
+    /// Returns all mistakes as an error, if there are any.
     pub(crate) fn into_result(mut self) -> Result<(), syn::Error> {
         self.read = true;
         self.errors.take().map_or(Ok(()), Err)
@@ -38,7 +38,7 @@ impl Drop for Diagnostics {
     }
 }
 
-/// The valid name that the written one was probably meant to be.
+/// Returns the valid name that the written one probably means.
 pub(crate) fn nearest<'a>(written: &str, valid: &[&'a str]) -> Option<&'a str> {
     let written = written.to_lowercase();
     valid
@@ -49,7 +49,7 @@ pub(crate) fn nearest<'a>(written: &str, valid: &[&'a str]) -> Option<&'a str> {
         .map(|(_, name)| name)
 }
 
-/// `a`, `b` and `c`.
+/// Joins the names as `a`, `b` and `c`.
 pub(crate) fn listed(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.split_last() {

@@ -1,4 +1,5 @@
-//! What makes a handler say in an OpenAPI document how it is guarded; nothing without the features `utoipa` and `aide`.
+//! Adds to the OpenAPI document of a handler how the handler is guarded. Without the features `utoipa` and `aide`, it
+//! adds nothing.
 
 use proc_macro2::TokenStream;
 use syn::Signature;
@@ -6,9 +7,10 @@ use syn::Signature;
 use crate::model::Model;
 use crate::runtime::Runtime;
 
-/// Completes what `#[utoipa::path]` has documented, if the handler has it.
+/// Completes the documentation of `#[utoipa::path]`, if the handler has that attribute.
 ///
-/// utoipa's `routes!` and `paths(…)` call `__path_pay::operation()`, a method of a trait, which an inherent one goes before:
+/// utoipa's `routes!` and `paths(…)` call `__path_pay::operation()`. This is a method of a trait, so an inherent method
+/// of the same name takes precedence:
 ///
 /// ```text
 /// // Input, when `#[utoipa::path]` has been expanded:
@@ -29,8 +31,8 @@ pub(crate) fn operation(signature: &Signature, private: &Runtime) -> TokenStream
         const _: () = {
             use #private::utoipa::{self, openapi::path::{HttpMethod, Operation}};
 
-            // The meaning of the name if utoipa has made nothing: names of the inner block take precedence, and those of
-            // the module are among them.
+            // Used if utoipa has emitted no such type. Otherwise the name means utoipa's type: the inner block imports
+            // the names of the module, and these take precedence.
             struct #path;
             impl utoipa::Path for #path {
                 fn methods() -> ::std::vec::Vec<HttpMethod> {
@@ -62,7 +64,7 @@ pub(crate) fn operation(_: &Signature, _: &Runtime) -> TokenStream {
     TokenStream::new()
 }
 
-/// `debug_handler` emits its function twice, and a type has an inherent method once.
+/// Prevents a second inherent method on one type, because `debug_handler` emits its function twice.
 #[cfg(feature = "utoipa")]
 mod once {
     use std::collections::HashSet;
@@ -70,7 +72,8 @@ mod once {
 
     use proc_macro2::Ident;
 
-    /// Whether a function of this name and place, macro that emitted it included, has not been asked for before.
+    /// Returns whether this is the first call for a function of this name and place. The place includes the macro that
+    /// emitted the function.
     pub(super) fn is_first(function: &Ident) -> bool {
         static SEEN: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
         let place = format!("{function} {:?}", function.span());
@@ -78,14 +81,15 @@ mod once {
     }
 }
 
-/// The mode of the last argument's wrapper, by which aide learns whose it is and what the handler was written to return.
+/// Returns the mode of the last argument's wrapper. It tells aide which handler the argument belongs to and which
+/// return type the handler declares.
 #[cfg(feature = "aide")]
 pub(crate) fn mode(signature: &Signature, model: &Model, mode: &TokenStream) -> TokenStream {
     use quote::{ToTokens, quote};
     use syn::visit::Visit;
     use syn::{ReturnType, Type};
 
-    /// Types that an argument's type cannot hold, or holds with another meaning.
+    /// Finds types that are not allowed in the type of an argument, or that have another meaning there.
     struct OnlyReturned(bool);
 
     impl<'ast> Visit<'ast> for OnlyReturned {

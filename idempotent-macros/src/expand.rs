@@ -31,7 +31,7 @@ use crate::never_returned::never_returned;
 use crate::presence::presence;
 use crate::runtime::Runtime;
 
-/// The function untouched, with this attribute behind all others, so that they see what the user wrote.
+/// Emits the function unchanged, with this attribute behind all others, so that they see the code as it was written.
 pub(crate) fn behind_the_others(
     handler: &Handler,
     model: &Model,
@@ -41,7 +41,7 @@ pub(crate) fn behind_the_others(
     let Handler { attributes, visibility, signature, body } = handler;
     let (last, private) = (Ident::new(LAST, Span::call_site()), &model.runtime);
     let mut signature = signature.clone();
-    // `debug_handler` calls the function with as many arguments as it sees.
+    // `debug_handler` calls the function with one value for each argument that it sees.
     if handler.is_under_debug_handler() {
         let inputs: Vec<&PatType> = handler.arguments().collect();
         let carried = &inputs[line.by_axum..];
@@ -82,7 +82,7 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
     let document = document::operation(signature, private);
     let (before, after) = bindings(&arguments, &names, last, line);
     let expressions = policy_expressions(model);
-    // Its expressions see the handler's variables, which are in the handler's future alone.
+    // The expressions use the handler's variables, which exist only in the handler's future.
     let (evaluation, expressions, runner) = if expressions.is_empty() {
         (TokenStream::new(), expressions, &gate)
     } else {
@@ -96,15 +96,16 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
     let block = inner_block(body);
     // Located at the name, so that a future that is not `Send` is reported there.
     let run = Ident::new("run", signature.ident.span().resolved_at(Span::mixed_site()));
-    // Located at the body's brace: an editor shows the documentation of `async` at all that the tokens' spans contain.
+    // Located at the brace of the body: an editor shows the documentation of `async` at every place that the spans of
+    // the tokens contain.
     let at_brace = body.span_open().resolved_at(Span::mixed_site());
     let declared = quote_spanned!(at_brace=> if false { #never_returned });
     let statements = quote!(#before #declared #expressions #after #block);
-    // Located at the body, which is what its errors are about.
+    // Located at the body, because errors of the statements are errors of the body.
     let mut statements = Group::new(Delimiter::Brace, statements);
     statements.set_span(body.span().resolved_at(Span::mixed_site()));
     let future = quote_spanned!(at_brace=> async move #statements);
-    // Located at the return type, so that one that is no response is reported there.
+    // Located at the return type, so that a type that does not implement `IntoResponse` is reported there.
     let span = match &signature.output {
         ReturnType::Default => Span::mixed_site(),
         ReturnType::Type(_, declared) => declared.span().resolved_at(Span::mixed_site()),
@@ -126,14 +127,14 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
 }
 
 fn guarded_signature(signature: &Signature, inputs: Punctuated<FnArg, Token![,]>, private: &Runtime) -> Signature {
-    // With the user's span: a signature that ends in ours would be foreign code to `dead_code` and other lints.
+    // Has the user's span: `dead_code` and other lints ignore a signature that ends in a span of ours as foreign code.
     let span = signature.ident.span();
     let completion = private.located(span);
     let output = syn::parse_quote_spanned!(span=> -> #completion::Completion);
     Signature { asyncness: None, inputs, output, ..signature.clone() }
 }
 
-/// When the arguments that `last` carries are extracted.
+/// Returns the expression that tells when the arguments that `last` carries are extracted.
 fn extraction(line: ClaimLine, last: &Ident, private: &Runtime) -> TokenStream {
     match line.carried {
         Carried::BeforeClaim => quote!(#private::Extraction::BeforeClaim),
@@ -142,17 +143,17 @@ fn extraction(line: ClaimLine, last: &Ident, private: &Runtime) -> TokenStream {
     }
 }
 
-/// Lints that the expansion triggers and that the handler's author cannot fix. As few as possible: a crate that forbids a lint
-/// cannot allow it.
+/// The lints that the expansion triggers and that the handler's author cannot fix. They must be few, because a crate
+/// that forbids a lint cannot allow it.
 fn lints(Handler { attributes, visibility, .. }: &Handler) -> TokenStream {
     let must_be_used = attributes.iter().any(|attribute| attribute.path().is_ident("must_use"));
     let double_must_use = must_be_used.then(|| quote!(#[allow(clippy::double_must_use)]));
-    // For a method of a trait that says `async fn`.
+    // Needed for a method of a trait that declares an `async fn`.
     let refining = matches!(visibility, Visibility::Inherited).then(|| quote!(#[allow(refining_impl_trait)]));
     quote! { #refining #double_must_use }
 }
 
-/// One for each argument, and for that of a handler without any: located there, so that errors of its type are too.
+/// Returns one name for each argument, located at the argument, so that errors of its type are reported there.
 fn names(arguments: &[&PatType]) -> Vec<Ident> {
     let named = |(index, argument): (usize, &&PatType)| {
         let mut name = local(&index.to_string());
@@ -162,7 +163,7 @@ fn names(arguments: &[&PatType]) -> Vec<Ident> {
     if arguments.is_empty() { vec![local("0")] } else { arguments.iter().enumerate().map(named).collect() }
 }
 
-/// A variable that the user's code cannot meet.
+/// Returns a variable that the user's code cannot use by accident.
 fn local(name: &str) -> Ident {
     format_ident!("__idempotent_{name}", span = Span::mixed_site())
 }
@@ -202,12 +203,12 @@ fn guarded_inputs(
     }
 }
 
-/// The handler's own variables, before the policy's expressions and after them. Each argument first moves in whole, so that an
-/// unused one lives as long as the handler and all are dropped in the order of a plain function.
+/// Binds the handler's variables: those before the policy's expressions, and those after them. Each argument is first
+/// moved in as a whole, so that all arguments are dropped at the end, in the same order as in a plain function.
 fn bindings(arguments: &[&PatType], names: &[Ident], last: &Ident, line: ClaimLine) -> (TokenStream, TokenStream) {
     let bind = |argument: &PatType, name: &Ident, whole: TokenStream| {
         let (pattern, attributes, presence) = (&argument.pat, &argument.attrs, presence(argument));
-        // Where it looks unused, `clippy::no_effect_underscore_binding` would call the plain one pointless.
+        // If the variable looks unused, `clippy::no_effect_underscore_binding` would report the plain binding.
         let is_underscored = matches!(&**pattern, Pat::Ident(variable) if variable.ident.to_string().starts_with('_'));
         let binding = if is_underscored { quote!((#pattern,) = (#name,)) } else { quote!(#pattern = #name) };
         quote! {
@@ -231,7 +232,7 @@ fn bindings(arguments: &[&PatType], names: &[Ident], last: &Ident, line: ClaimLi
     if line.carried == Carried::BeforeClaim { (quote!(#before #after), TokenStream::new()) } else { (before, after) }
 }
 
-/// The name of the function, as paths have it.
+/// Returns the name of the function as it appears in paths.
 pub(crate) fn name(signature: &Signature) -> String {
     signature.ident.unraw().to_string()
 }
@@ -254,11 +255,11 @@ fn policy(signature: &Signature, arguments: &[&PatType], model: &Model, line: Cl
     }
 }
 
-/// What the type of a transaction's database is called.
+/// The names of the types of a transaction's database.
 const DATABASES: [&str; 2] = ["Postgres", "Sqlite"];
 
-/// The type of an argument that looks like a `Tx`. A static cannot ask for one that depends on generics, of the function or of
-/// its `impl` block, which no attribute sees; nor for one that may be compiled out. It is asked when it is used.
+/// Returns the type of an argument that looks like a `Tx`. A static cannot use a type that depends on generics, which
+/// an attribute cannot always see, nor a type that may be compiled out. Such a type is checked when it is used.
 fn transaction<'a>(argument: &'a PatType, generics: &Generics) -> Option<&'a Type> {
     let is_named_like = |ty: &Type| match last_segment(ty) {
         Some(segment) => DATABASES.iter().any(|database| segment.ident == database),
@@ -276,7 +277,7 @@ fn transaction<'a>(argument: &'a PatType, generics: &Generics) -> Option<&'a Typ
     (is_concrete && presence(argument).is_empty()).then_some(&argument.ty)
 }
 
-/// That of the path, if the path does not begin with a type: what is beneath one, as in `Self::Tx`, depends on generics.
+/// Returns the path's last segment, unless the path begins with a type: `Self::Tx`, for example, depends on generics.
 fn last_segment(ty: &Type) -> Option<&PathSegment> {
     let Type::Path(TypePath { qself: None, path, .. }) = written(ty) else { return None };
     let begins_with_type = path.segments.len() > 1
@@ -285,7 +286,7 @@ fn last_segment(ty: &Type) -> Option<&PathSegment> {
     if begins_with_type { None } else { path.segments.last() }
 }
 
-/// Without what a macro or its author has put around it.
+/// Returns the type without the groups and parentheses that a macro or the author has put around it.
 fn written(ty: &Type) -> &Type {
     match ty {
         Type::Group(group) => written(&group.elem),
@@ -294,7 +295,7 @@ fn written(ty: &Type) -> &Type {
     }
 }
 
-/// What the policy asks of the handler's own variables, the key first: the others only count for a keyed request.
+/// Emits the policy's expressions. The key comes first, because the others matter only for a request with a key.
 fn policy_expressions(model: &Model) -> TokenStream {
     let mut expressions = TokenStream::new();
     for (name, expression) in model.expressions() {
@@ -304,7 +305,7 @@ fn policy_expressions(model: &Model) -> TokenStream {
         let mut gate = local("gate");
         gate.set_span(span);
         let private = model.runtime.located(span);
-        // By its path: a trait of the user's may have a method of this name for every type.
+        // Called by its path, because a trait of the user may have a method of this name for every type.
         expressions.extend(match name {
             "caller" => {
                 let value = quote_spanned!(span=> #private::CallerExpression::of(&(#expression)));
@@ -317,8 +318,8 @@ fn policy_expressions(model: &Model) -> TokenStream {
     expressions
 }
 
-/// Whether an editor shows the macro a body that is being typed: rust-analyzer writes this name where one is missing. The
-/// body has no value yet, and that of the declared type would be one error more than in a plain function.
+/// Returns whether an editor passes a body that is being typed: rust-analyzer writes this name where one is missing.
+/// The body has no value yet, and one of the declared type would cause one more error than in a plain function.
 fn is_half_typed(body: TokenStream) -> bool {
     body.into_iter().any(|token| match token {
         TokenTree::Ident(ident) => ident == "__ra_fixup",
@@ -327,16 +328,16 @@ fn is_half_typed(body: TokenStream) -> bool {
     })
 }
 
-/// The body as the last expression of a generated block. `unused_braces` would call its braces unnecessary where there is
-/// one expression in them, and an empty statement keeps it from that. Other braces than the user's would do so too, but
-/// temporaries of an older edition would then be dropped as ours has it.
+/// Returns the body as the last expression of a generated block. `unused_braces` would report its braces if they
+/// contain a single expression, and an empty statement prevents that. Other braces than the user's would also prevent
+/// it, but then temporaries in code of an older edition would be dropped by the rules of this crate's edition.
 fn inner_block(body: &Group) -> Group {
     let statements = body.stream();
     let mut first_two = statements.clone().into_iter();
     let is_punct =
         |token: Option<TokenTree>, char| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == char);
     if is_punct(first_two.next(), '#') && is_punct(first_two.next(), '!') {
-        // Inner attributes must stay first, and the lint passes over a block that has some.
+        // Inner attributes must stay first, and the lint ignores a block that has some.
         return body.clone();
     }
     let mut semicolon = Punct::new(';', Spacing::Alone);

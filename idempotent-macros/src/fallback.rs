@@ -1,4 +1,4 @@
-//! When something is wrong: all of the errors, and the user's item, so that no second, misleading error follows.
+//! The output if there are mistakes: all errors, and the user's item, so that no second, misleading error follows.
 
 use proc_macro2::TokenStream;
 use quote::quote;

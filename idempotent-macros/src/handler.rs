@@ -22,11 +22,11 @@ pub(crate) struct Handler {
     pub(crate) body: Group,
 }
 
-/// As many extractors as axum's `Handler` is implemented for.
+/// The number of extractors up to which axum implements its `Handler`.
 const MOST_ARGUMENTS: usize = 16;
 
 impl Handler {
-    /// The function, or what is wrong with the item as a whole.
+    /// Parses the function, or returns the mistake of the item as a whole.
     pub(crate) fn parse(item: TokenStream) -> syn::Result<Self> {
         let whole = item.clone();
         Parser::parse2(Self::parse_function, item).map_err(|error| not_a_function(whole).unwrap_or(error))
@@ -90,7 +90,7 @@ impl Handler {
         }
     }
 
-    /// The arguments; [`Handler::check`] has rejected a `self` among them.
+    /// Returns the arguments. [`Handler::check`] has rejected a `self` among them.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = &PatType> {
         self.signature.inputs.iter().filter_map(|argument| match argument {
             FnArg::Typed(typed) => Some(typed),
@@ -98,7 +98,7 @@ impl Handler {
         })
     }
 
-    /// Whether the type of an argument mentions a `Tx`.
+    /// Returns whether the type of an argument mentions a `Tx`.
     pub(crate) fn names_a_transaction(&self) -> bool {
         fn mentions(tokens: TokenStream) -> bool {
             tokens.into_iter().any(|token| match token {
@@ -110,27 +110,27 @@ impl Handler {
         self.arguments().any(|argument| mentions(argument.ty.to_token_stream()))
     }
 
-    /// Whether an argument binds this variable.
+    /// Returns whether an argument binds this variable.
     pub(crate) fn binds(&self, variable: &Ident) -> bool {
         self.arguments().any(|argument| variables(&argument.pat).contains(variable))
     }
 
-    /// Whether the expression mentions a variable that an argument binds.
+    /// Returns whether the expression mentions a variable that an argument binds.
     pub(crate) fn binds_any_of(&self, expression: &Expr) -> bool {
         self.arguments().flat_map(|argument| variables(&argument.pat)).any(|variable| mentions(expression, &variable))
     }
 
-    /// Whether axum's `debug_handler` will see the function.
+    /// Returns whether axum's `debug_handler` will see the function.
     pub(crate) fn is_under_debug_handler(&self) -> bool {
         self.attributes.iter().any(is_debug_handler)
     }
 
-    /// Whether the function still has another attribute macro.
+    /// Returns whether the function still has another attribute macro.
     pub(crate) fn has_other_macros(&self) -> bool {
         self.attributes.iter().any(|attribute| !is_inert(attribute))
     }
 
-    /// Whether it has one that is not axum's `debug_handler`.
+    /// Returns whether the function has an attribute macro other than axum's `debug_handler`.
     pub(crate) fn has_macros_but_debug_handler(&self) -> bool {
         self.attributes.iter().any(|attribute| !is_inert(attribute) && !is_debug_handler(attribute))
     }
@@ -145,7 +145,7 @@ impl ToTokens for Handler {
     }
 }
 
-/// What a macro has taken as a fragment such as `$body:block` comes in a group without delimiters.
+/// Removes the group without delimiters that a macro puts around a fragment such as `$body:block`.
 fn unwrapped(token: TokenTree) -> TokenTree {
     if let TokenTree::Group(group) = &token
         && group.delimiter() == Delimiter::None
@@ -156,7 +156,7 @@ fn unwrapped(token: TokenTree) -> TokenTree {
     token
 }
 
-/// The future of a handler may outlive the request, and is boxed for it.
+/// Rejects borrowed types, because the future of a handler may outlive the request, and is boxed for that.
 fn check_owned(argument: &PatType, diagnostics: &mut Diagnostics) {
     let mut borrows = Borrows { first: None };
     borrows.visit_type(&argument.ty);
@@ -186,7 +186,7 @@ impl<'ast> Visit<'ast> for Borrows {
         }
     }
 
-    // What these elide or name is bound by themselves.
+    // These types bind the lifetimes that they elide or name.
     fn visit_type_fn_ptr(&mut self, _: &'ast TypeFnPtr) {}
 
     fn visit_parenthesized_generic_arguments(&mut self, _: &'ast ParenthesizedGenericArguments) {}
@@ -240,7 +240,7 @@ fn is_inert(attribute: &Attribute) -> bool {
 fn not_a_function(item: TokenStream) -> Option<syn::Error> {
     let item: Item = syn::parse2(item).ok()?;
     let (found, at) = match &item {
-        // A function without a body is none of the known items.
+        // A function without a body is not one of the known items.
         Item::Fn(_) | Item::Verbatim(_) => return None,
         Item::Const(item) => ("a constant", item.const_token.span()),
         Item::Static(item) => ("a static", item.static_token.span()),

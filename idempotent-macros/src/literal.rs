@@ -1,4 +1,4 @@
-//! The literal that the validated policy becomes.
+//! Emits the validated policy as a literal.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::model::{Cache, Choice, Fingerprint, InFlight, Isolation, Methods, Mod
 use crate::runtime::Runtime;
 
 impl Model {
-    /// The policy over the runtime's defaults: `Settings { scope: "charges", ttl: …, ..Settings::DEFAULT }`.
+    /// Emits the policy over the runtime's defaults: `Settings { scope: "charges", ttl: …, ..Settings::DEFAULT }`.
     pub(crate) fn literal(&self, function: &str) -> TokenStream {
         let private = &self.runtime;
         let mut fields = vec![field("scope", &self.scope_path(function))];
@@ -45,7 +45,7 @@ impl Model {
         self.fit_lease(quote!(#private::Settings { #(#fields,)* ..#private::Settings::DEFAULT }))
     }
 
-    /// The scope that is given, or the path of the function.
+    /// Emits the scope that is given, or the path of the function.
     pub(crate) fn scope_path(&self, function: &str) -> TokenStream {
         if let Some(scope) = &self.scope {
             scope.tokens(&self.runtime, ToTokens::to_token_stream)
@@ -54,7 +54,7 @@ impl Model {
         }
     }
 
-    /// Makes the lease fit the ttl, if the compiler evaluates one of them.
+    /// Makes the lease fit the ttl, if one of them is a constant that the compiler evaluates.
     fn fit_lease(&self, settings: TokenStream) -> TokenStream {
         let [ttl, lease] = [&self.ttl, &self.lease].map(|value| value.as_ref().and_then(Value::constant));
         let Some(at) = lease.or(ttl).map(Constant::span) else { return settings };
@@ -74,7 +74,7 @@ fn ident(name: &str) -> Ident {
     Ident::new(name, Span::mixed_site())
 }
 
-/// The variant that is called as the word.
+/// Emits the variant with the name of the word.
 fn choice(of_type: &str, word: Choice, private: &Runtime) -> Option<TokenStream> {
     let word = word?;
     let (of_type, variant) = (ident(of_type), ident(&(word[..1].to_ascii_uppercase() + &word[1..])));

@@ -26,7 +26,7 @@ impl Reader<'_> {
         methods.into_iter().collect::<Option<_>>().map(Methods::Only)
     }
 
-    /// A word that is nearly a known method is a mistake. In quotes, it is a method of its own.
+    /// Reads a method. A word that is nearly a known method is a mistake. In quotes, it is a method with that name.
     fn method(&mut self, element: &Expr) -> Option<String> {
         let quoted = string_of(element);
         let Some(name) = word_of(element).or_else(|| quoted.clone()) else {

@@ -1,4 +1,4 @@
-//! The validated policy: only this reaches the expansion, which cannot fail.
+//! The validated policy. The expansion gets only this, so it cannot fail.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(crate) const ARGUMENTS: &[&str] = &[
     "crate",
 ];
 
-/// What the attribute says, one field for each argument; `None` and `false` leave the default.
+/// The values of the attribute, one field for each argument; `None` and `false` leave the default.
 pub(crate) struct Model {
     pub(crate) scope: Option<Value<String>>,
     pub(crate) shared_scope: bool,
@@ -106,12 +106,12 @@ pub(crate) enum Isolation {
 
 pub(crate) enum Fingerprint {
     Request,
-    /// The body in its canonical form.
+    /// The body in its canonical form is compared.
     Json,
     None,
-    /// In place of query and body.
+    /// This value replaces query and body.
     Expression(Expr),
-    /// In place of all of the request.
+    /// This value replaces the whole request.
     Only(Expr),
 }
 
@@ -150,7 +150,7 @@ impl Model {
         model.check(arguments, diagnostics)
     }
 
-    /// What one argument says about another.
+    /// Checks the rules between two arguments.
     fn check(mut self, arguments: &Arguments, diagnostics: &mut Diagnostics) -> Self {
         if let (None, Some(shared), true) = (arguments.get("scope"), arguments.get("shared_scope"), self.shared_scope) {
             let message = "`shared_scope` needs the scope that is shared; write `scope = \"charges\", shared_scope`";
@@ -176,11 +176,11 @@ impl Model {
         self
     }
 
-    /// Of literals only: the compiler compares constants.
+    /// Compares literals only, because the compiler compares constants.
     fn check_lease(&mut self, arguments: &Arguments, diagnostics: &mut Diagnostics) {
         let literal = |name, value: &Option<Value<Duration>>| match value {
             Some(Value::Literal(value)) => Some(Some(*value)),
-            // A wrong `ttl` or `lease` is reported already; nothing follows from it.
+            // A wrong `ttl` or `lease` is already reported, so no further mistake follows from it.
             None if arguments.get(name).is_none() => Some(None),
             None | Some(Value::Constant(_)) => None,
         };
@@ -196,7 +196,7 @@ impl Model {
         }
     }
 
-    /// What the compiler evaluates, by the names of the arguments.
+    /// Returns the values that the compiler evaluates, with the names of their arguments.
     pub(crate) fn constants(&self) -> impl Iterator<Item = (&'static str, &Constant)> {
         let wait = if let InFlight::Wait(limit) = &self.in_flight { limit.constant() } else { None };
         let all = [
@@ -210,8 +210,8 @@ impl Model {
         all.into_iter().filter_map(|(name, constant)| Some((name, constant?)))
     }
 
-    /// What is evaluated before the claim, by the names of the arguments. The key comes first: the others only count for a keyed
-    /// request.
+    /// Returns the expressions that are evaluated before the claim, with the names of their arguments. The key comes
+    /// first, because the others matter only for a request with a key.
     pub(crate) fn expressions(&self) -> impl Iterator<Item = (&'static str, &Expr)> {
         let fingerprint = match &self.fingerprint {
             Fingerprint::Expression(value) | Fingerprint::Only(value) => Some(value),

@@ -1,4 +1,4 @@
-//! The declared return type, in a place where it says to the compiler what the body is.
+//! Puts the declared return type where the compiler uses it to infer the type of the body.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -9,15 +9,15 @@ use syn::{Lifetime, ReturnType, Signature, Token, Type, TypeParamBound};
 
 use crate::runtime::Runtime;
 
-/// A `return` of the declared type that is never taken makes inference and errors those of the function as it was written.
-/// A body that is half typed has no value yet, so that its `return` is of no type.
+/// Emits a `return` of the declared type that is never executed. With it, inference and errors are those of the
+/// function as it was written. A body that is half typed has no value yet, so its `return` has no type.
 pub(crate) fn never_returned(signature: &Signature, private: &Runtime, is_half_typed: bool) -> TokenStream {
     let name = if is_half_typed { "typed" } else { "never" };
     let never = |ty: &dyn ToTokens, span: Span| never(name, ty, span, private);
     let ReturnType::Type(_, declared) = &signature.output else {
         return never(&quote!(()), Span::mixed_site());
     };
-    // The span is that of the return type, where the body's type comes from.
+    // The span of the return type, because the type of the body comes from there.
     let span = declared.span().resolved_at(Span::mixed_site());
     let mut opaque = OpaqueTypes { named: Vec::new(), can_be_named: signature.generics.params.is_empty() };
     let mut inferred = (**declared).clone();
@@ -44,17 +44,18 @@ fn never(name: &str, ty: &dyn ToTokens, span: Span, private: &Runtime) -> TokenS
     quote_spanned! {span=> return #private::#name::<#ty>(); }
 }
 
-/// Turns each `impl Trait` into a type parameter with its bounds: `impl Stream<Item = Result<Event, Infallible>>` says
-/// what the error of the items is, which the body may leave to be inferred.
+/// Turns each `impl Trait` into a type parameter with its bounds. For example, `impl Stream<Item = Result<Event,
+/// Infallible>>` names the error of the items, so the body need not name it.
 struct OpaqueTypes {
     named: Vec<(Ident, Punctuated<TypeParamBound, Token![+]>)>,
-    /// A nested function sees neither the handler's generics nor its `Self`, and a parameter captures nothing.
+    /// False if the declared type uses the handler's generics or `Self`, which a nested function does not see, or
+    /// captures a lifetime, which a type parameter cannot do.
     can_be_named: bool,
 }
 
 impl VisitMut for OpaqueTypes {
     fn visit_type_mut(&mut self, ty: &mut Type) {
-        // The inner ones first: they are parameters of the outer one's bounds.
+        // The inner types come first, because they are parameters of the outer type's bounds.
         visit_mut::visit_type_mut(self, ty);
         if let Type::ImplTrait(opaque) = ty {
             self.can_be_named &= opaque.bounds.iter().all(|bound| matches!(bound, TypeParamBound::Trait(_)));

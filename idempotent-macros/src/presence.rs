@@ -1,4 +1,4 @@
-//! What decides whether an argument is there at all.
+//! Finds the attributes that decide whether an argument exists at all.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -6,13 +6,13 @@ use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Meta, PatType, Token};
 
-/// The conditions of an argument. Its lints are not among them: they go to its pattern alone, because an `expect` would not be
-/// met by the generated name.
+/// Returns the conditions of an argument, without its lints. The lints go only to the argument's pattern, because the
+/// generated name would not fulfil an `expect`.
 pub(crate) fn presence(argument: &PatType) -> TokenStream {
     argument.attrs.iter().filter_map(condition).collect()
 }
 
-/// `#[cfg(…)]`, or as much of `#[cfg_attr(…, cfg(…), allow(…))]` as is one.
+/// Returns `#[cfg(…)]`, or the part of `#[cfg_attr(…, cfg(…), allow(…))]` that is a `cfg`.
 pub(crate) fn condition(attribute: &Attribute) -> Option<TokenStream> {
     let condition = condition_in(&attribute.meta)?;
     Some(quote!(#[#condition]))
@@ -29,7 +29,7 @@ fn condition_in(meta: &Meta) -> Option<TokenStream> {
     is_condition.then(|| quote!(cfg_attr(#predicate, #(#conditions),*)))
 }
 
-/// The predicate of a `cfg_attr`, and the attributes after it.
+/// Parses the predicate of a `cfg_attr`, and the attributes after it.
 fn conditional(input: ParseStream<'_>) -> syn::Result<(TokenStream, Punctuated<Meta, Token![,]>)> {
     let mut predicate = TokenStream::new();
     while !input.peek(Token![,]) {

@@ -15,14 +15,14 @@ use crate::units::{duration, size_in_bytes};
 const ONLY: &str =
     "`only` takes one expression, or several as a tuple; write `fingerprint = only((&order.amount, &order.currency))`";
 
-/// Reads arguments one by one. A wrong one is reported, and reads as absent.
+/// Reads arguments one by one. A wrong argument is reported, and then counts as absent.
 pub(crate) struct Reader<'a> {
     pub(crate) arguments: &'a Arguments,
     pub(crate) diagnostics: &'a mut Diagnostics,
 }
 
 impl Reader<'_> {
-    /// The value of the argument, if it is given.
+    /// Returns the value of the argument, if it is given.
     pub(crate) fn value(&mut self, name: &str, example: &str) -> Option<Expr> {
         let Argument { name: at, value } = self.arguments.get(name)?;
         if value.is_none() {
@@ -44,7 +44,7 @@ impl Reader<'_> {
         Some((text, value))
     }
 
-    /// A name that people read in logs and stores.
+    /// Reads a name that people see in logs and stores.
     pub(crate) fn name(&mut self, name: &str, kind: Kind, example: &str) -> Option<Value<String>> {
         let value = self.value(name, &format!("\"{example}\""))?;
         let example = word_of(&value).unwrap_or_else(|| example.to_owned());
@@ -77,7 +77,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A text that is read here, or a constant that the compiler checks.
+    /// Reads a text that is checked here, or a constant that the compiler checks.
     fn read<T>(
         &mut self,
         name: &str,
@@ -107,7 +107,7 @@ impl Reader<'_> {
         }
     }
 
-    /// One of two words; the first is the default.
+    /// Reads one of two words; the first is the default.
     pub(crate) fn choice(&mut self, name: &str, words: [&'static str; 2]) -> Choice {
         let example = format!("\"{}\"", words[1]);
         let value = self.value(name, &example)?;
@@ -121,13 +121,13 @@ impl Reader<'_> {
         None
     }
 
-    /// A number of `what`, such as characters.
+    /// Reads a number of `what`, such as characters.
     pub(crate) fn number(&mut self, name: &str, what: &str, example: &str) -> Option<usize> {
         let value = self.value(name, example)?;
         if let Expr::Lit(literal) = &value
             && let Lit::Int(number) = &literal.lit
         {
-            // A number that is too large for its type is larger than every limit too.
+            // A number that is too large for its type is also larger than every limit.
             return Some(number.base10_parse().unwrap_or(usize::MAX));
         }
         let meant = string_of(&value).filter(|text| text.parse::<u8>().is_ok_and(|number| number > 0));
@@ -228,7 +228,7 @@ impl Reader<'_> {
     pub(crate) fn runtime(&mut self) -> Runtime {
         const EXAMPLE: &str = "idem";
         let Some((text, at)) = self.string("crate", EXAMPLE) else { return Runtime::of_manifest() };
-        // With the span of the string, where a path that leads nowhere is reported.
+        // Has the span of the string, where a path that does not exist is reported.
         let path = LitStr::new(&text, at.span()).parse_with(Path::parse_mod_style);
         let Ok(path) = path else {
             let message = format!("`crate` must be a path to the runtime; write `crate = \"{EXAMPLE}\"`");
@@ -246,7 +246,7 @@ impl Reader<'_> {
     }
 }
 
-/// The value without the invisible group that a `macro_rules!` puts around its `$value:expr`.
+/// Returns the value without the invisible group that a `macro_rules!` puts around its `$value:expr`.
 pub(crate) fn ungrouped(mut value: &Expr) -> &Expr {
     while let Expr::Group(group) = value {
         value = &group.expr;
@@ -271,7 +271,7 @@ pub(crate) fn word_of(value: &Expr) -> Option<String> {
     }
 }
 
-/// A word of ours, bare or quoted.
+/// Returns whether the value is this word of the attribute, bare or quoted.
 pub(crate) fn is_word(value: &Expr, word: &str) -> bool {
     word_of(value).or_else(|| string_of(value)).as_deref() == Some(word)
 }

@@ -35,7 +35,7 @@ pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStrea
     }
 }
 
-/// What the handler says about the attribute's arguments.
+/// Checks the attribute's arguments against the handler.
 fn check_beside(parsed: &Arguments, handler: &Handler, diagnostics: &mut Diagnostics) {
     for name in ["key", "caller"] {
         if let Some(text) = parsed.get(name).and_then(|argument| text_of_expression(argument, handler)) {
@@ -59,7 +59,7 @@ fn check_beside(parsed: &Arguments, handler: &Handler, diagnostics: &mut Diagnos
     }
 }
 
-/// A policy is known before any request comes, and is one for all types.
+/// Checks the constants: a policy is known before any request arrives, and is the same for all types.
 fn check_constants(model: &Model, handler: &Handler, diagnostics: &mut Diagnostics) {
     for (name, constant) in model.constants() {
         if handler.binds_any_of(constant.expression()) {
@@ -76,7 +76,7 @@ fn text_of_argument(argument: &Argument) -> Option<&Expr> {
     argument.value.as_ref().filter(|value| string_of(value).is_some())
 }
 
-/// A string that looks like an expression over the handler's variables.
+/// Returns a string that looks like an expression over the handler's variables, and its text.
 fn text_of_expression<'a>(argument: &'a Argument, handler: &Handler) -> Option<(&'a Expr, String)> {
     let value = argument.value.as_ref()?;
     let text = string_of(value)?;

@@ -1,20 +1,21 @@
-//! How the expansion names the runtime.
+//! The path by which the expansion names the runtime.
 
 use proc_macro_crate::{FoundCrate, crate_name};
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::Path;
 
-/// The path of what the runtime has for the expansion alone.
+/// The path of the runtime's items that exist only for the expansion.
 pub(crate) struct Runtime(TokenStream);
 
 impl Runtime {
-    /// As `crate = "…"` says.
+    /// Returns the path that `crate = "…"` names.
     pub(crate) fn at_path(path: &Path) -> Self {
         Self(quote!(#path::__private))
     }
 
-    /// As the manifest of the package names it. One that gets it from another crate, which exports it again, must say so.
+    /// Returns the path that the manifest of the package names. A package that gets the runtime through another crate's
+    /// re-export must set `crate = "…"`.
     pub(crate) fn of_manifest() -> Self {
         let name = match crate_name("idempotent-runtime") {
             Ok(FoundCrate::Name(name)) => name,
@@ -24,7 +25,7 @@ impl Runtime {
         Self(quote!(::#name::__private))
     }
 
-    /// With this span, at which errors are reported.
+    /// Returns the path with this span, at which errors are reported.
     pub(crate) fn located(&self, span: Span) -> Self {
         let with_span = |mut token: TokenTree| {
             token.set_span(span);

@@ -24,7 +24,7 @@ impl Reader<'_> {
         ranges.into_iter().collect::<Option<_>>().map(Cache::Statuses)
     }
 
-    /// A status, a range or a class, as a range with both ends.
+    /// Reads a status, a range or a class, as a range with both ends.
     fn statuses(&mut self, element: &Expr) -> Option<(u16, u16)> {
         const SHAPE: &str =
             "`cache` holds statuses such as `201`, ranges such as `200..=299` and classes such as `\"2xx\"`";
@@ -88,7 +88,7 @@ impl Reader<'_> {
             },
             _ => None,
         };
-        // The end of a half-open range may be one more.
+        // The end of a half-open range may be greater by one.
         match status {
             Some(status) if status == highest => Some(status),
             status => {

@@ -1,4 +1,4 @@
-//! What holds for every expansion, whatever the runtime is that it will meet.
+//! Rules for every expansion, whatever runtime it is compiled with.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
@@ -39,7 +39,7 @@ fn items(arguments: &TokenStream, handler: &ItemFn) -> Vec<Item> {
 
 fn function(items: &[Item]) -> &ItemFn {
     let found = items.iter().rev().find_map(|item| if let Item::Fn(function) = item { Some(function) } else { None });
-    found.expect("the function is still there")
+    found.expect("the expansion contains the function")
 }
 
 fn text(tokens: &impl ToTokens) -> String {
@@ -77,16 +77,16 @@ fn nothing_of_the_runtime_is_named_but_what_is_private_to_both() {
     assert!(after.iter().all(|word| *word == "__private"), "{after:?}");
 }
 
-/// One that is not read would be accepted and do nothing.
+/// An argument that is not read would be accepted and do nothing.
 #[test]
 fn every_argument_is_read() {
     let handler = handler().to_token_stream();
     let expansion = |arguments: &TokenStream| rewrite(arguments, &handler).to_string();
-    // What documents a function is in its first expansion alone.
+    // The documentation of a function is only in its first expansion, so it is expanded once before.
     expansion(&TokenStream::new());
     let without = expansion(&TokenStream::new());
     for name in ARGUMENTS {
-        // It sets a flag, or lacks its value.
+        // The argument is a flag, or its value is missing.
         let argument = format_ident!("{name}").into_token_stream();
         assert!(expansion(&argument) != without, "`{name}` is not read");
     }
@@ -119,13 +119,14 @@ fn mistakes_are_told_at_once_beside_the_unchanged_function() {
     assert_eq!(text(function(&items)), text(&handler()));
 }
 
-/// An editor asks for completions while the body is typed: each token must be there once, in its place, and no error of ours.
+/// An editor asks for completions while the body is typed. Each token must appear once, at its place, and the attribute
+/// must report no error.
 #[test]
 fn half_typed_bodies_stay_as_they_are() {
     for body in
         ["let z = order.", "let z = order.amount.", "order.", "match order {", "if order.amount >", "Ok(order.am"]
     {
-        // What an editor completes has its brackets closed.
+        // Editors complete code whose brackets are closed.
         let closed = format!("{{ {body} {} }}", closing(body));
         let item: TokenStream =
             format!("async fn pay(user: User, Json(order): Json<Order>) -> String {closed}").parse().expect("tokens");

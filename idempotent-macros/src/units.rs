@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-/// `90s`, `15m`, `24h`, `7d`, `500ms` and sums such as `1h30m`; whole milliseconds, the precision of the stores.
+/// Reads `90s`, `15m`, `24h`, `7d`, `500ms` and sums such as `1h30m`. Whole milliseconds, which is the precision of the
+/// stores.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("{text:?} has no unit"));
     }
-    // humantime's month, where other notations have a minute or a million.
+    // humantime reads `M` as a month, but in other notations it is a minute or a million.
     if text.contains('M') {
         return Err(format!("{text:?} could mean minutes or months: write `m` for minutes and `months` for months"));
     }
@@ -26,7 +27,7 @@ const UNITS: [(&str, usize); 7] = [
     ("GiB", 1 << 30),
 ];
 
-/// `512B`, `64KiB`, `4MiB`, `10MB`, in bytes.
+/// Reads `512B`, `64KiB`, `4MiB` or `10MB` as bytes.
 pub(crate) fn size_in_bytes(text: &str) -> Result<usize, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::sync::tokio;
 
-/// Twice as long each time, up to a limit.
+/// A pause that doubles each time, up to a limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -13,19 +13,19 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Between two looks at a claim that another request holds.
+    /// The pauses between two checks of a claim that another request holds.
     pub(crate) const BETWEEN_LOOKS: Self = Self::new(Duration::from_millis(5), Duration::from_millis(250));
 
     pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, next: first, longest }
     }
 
-    /// What [`advance`](Self::advance) would return.
+    /// Returns the value that [`advance`](Self::advance) would return.
     pub(crate) fn peek(&self) -> Duration {
         self.next
     }
 
-    /// The pause before the next try; the one after it is longer.
+    /// Returns the pause before the next try, and doubles the one after it.
     pub(crate) fn advance(&mut self) -> Duration {
         let pause = self.next;
         self.next = self.longest.min(pause * 2);
@@ -36,7 +36,7 @@ impl Backoff {
         tokio::time::sleep(self.advance()).await;
     }
 
-    /// After a success.
+    /// Starts again with the shortest pause, after a success.
     #[cfg_attr(not(any(feature = "postgres", feature = "redis")), expect(dead_code, reason = "of listeners"))]
     pub(crate) fn reset(&mut self) {
         self.next = self.first;

@@ -1,4 +1,4 @@
-//! Bounds how many operations of one caller are under way, so that one caller cannot take what all need.
+//! Limits how many operations of one caller are in progress, so that one caller cannot use up shared resources.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -13,23 +13,23 @@ use crate::policy::scope::Scope;
 use crate::sync::tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::sync::{Mutex, lock};
 
-/// How many bodies are read at a time of requests that have neither a caller nor credentials: all clients of that kind share them,
-/// so a caller's own number would let one of them stop the others. At axum's default limit of 2 MB it is 2 GB.
+/// How many bodies of requests without caller and credentials are read at a time. All such clients share them: with the
+/// number for a single caller, one of them could stop the others. At axum's default limit of 2 MB it is 2 GB.
 const ANONYMOUS_BODIES: usize = 1_000;
 /// How long a request waits for other bodies of its caller to be read.
 const WAIT_FOR_BODIES: Duration = Duration::from_secs(1);
 
-/// What a semaphore can have.
+/// The largest number of permits that a semaphore can have.
 const MAX_PLACES: usize = usize::MAX >> 3;
 
-/// Whom a request counts for.
+/// The caller for which a request is counted.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
-    /// As the handler, its layer or the registry says.
+    /// The name that the handler, its layer or the registry gives.
     Named(Box<str>),
-    /// The digest of all credentials, where no caller is named.
+    /// The digest of all credentials, if no caller is named.
     Credentials([u8; 32]),
-    /// A request that has neither.
+    /// The request has neither a caller nor credentials.
     Anonymous,
 }
 
@@ -47,14 +47,14 @@ impl Caller {
     }
 }
 
-/// The requests under way for each key of one caller in one scope.
+/// The number of requests in progress for each key of one caller in one scope.
 type Operations = HashMap<RecordKey, usize>;
 
-/// Counts the operations under way, caller by caller and scope by scope: requests with one key are one operation.
+/// Counts the operations in progress for each caller and scope. All requests with one key are one operation.
 pub(crate) struct CallerLimit {
     most: usize,
     under_way: Mutex<HashMap<(Scope, Caller), Operations>>,
-    /// Bodies are read before the key's operation is known; each caller has as many places for them.
+    /// The permits of each caller for reading bodies. A body is read before the operation of its key is known.
     bodies: Mutex<HashMap<Caller, Weak<Semaphore>>>,
 }
 
@@ -63,7 +63,7 @@ impl CallerLimit {
         Self { most, under_way: Mutex::default(), bodies: Mutex::default() }
     }
 
-    /// A permit, until it is dropped; `None` when the caller has as many other operations as it may.
+    /// Returns a permit to hold while the request runs; `None` if the caller has reached its limit of other operations.
     pub(crate) fn acquire(self: &Arc<Self>, scope: Scope, caller: Caller, key: &RecordKey) -> Option<Permit> {
         let counted = (scope, caller);
         let mut under_way = lock(&self.under_way);
@@ -75,7 +75,8 @@ impl CallerLimit {
         Some(Permit { limit: Arc::clone(self), counted, key: key.clone() })
     }
 
-    /// A place to read a body, until it is dropped; `None` when other bodies of the caller take them all for too long.
+    /// Waits for a permit to hold while a body is read; `None` if other bodies of the caller hold all permits for too
+    /// long.
     pub(crate) async fn read_body(self: &Arc<Self>, caller: Caller) -> Option<BodyPermit> {
         let places = {
             let mut bodies = lock(&self.bodies);
@@ -92,7 +93,7 @@ impl CallerLimit {
     }
 }
 
-/// One request under way.
+/// Counts one request in progress until it is dropped.
 pub(crate) struct Permit {
     limit: Arc<CallerLimit>,
     counted: (Scope, Caller),
@@ -110,13 +111,13 @@ impl Drop for Permit {
             }
         }
         if operations.is_empty() {
-            // A caller that is gone leaves nothing behind.
+            // Removes a caller that has no requests, so that the map does not grow.
             under_way.remove(&self.counted);
         }
     }
 }
 
-/// One body that is being read; the fields are dropped in this order.
+/// Counts one body that is being read. The fields are dropped in this order.
 pub(crate) struct BodyPermit {
     place: Option<OwnedSemaphorePermit>,
     #[expect(dead_code, reason = "it acts when it is dropped")]

@@ -1,4 +1,4 @@
-//! When a limit is over. The only place that adds a span to a clock: one that no clock reaches is never over.
+//! Deadlines for limits of any length: a deadline that the clock cannot represent is never reached.
 
 use std::future::{Future, pending};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 
-/// A point in time; `None` is never.
+/// A point in time; `None` is never reached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Option<Instant>);
 
@@ -25,12 +25,12 @@ impl Deadline {
         self.0.is_some_and(|at| Instant::now() >= at)
     }
 
-    /// Whether it is not over yet when `span` is.
+    /// Returns whether the deadline is later than `span` from now.
     pub(crate) fn outlasts(self, span: Duration) -> bool {
         self.0.is_none_or(|at| Instant::now().checked_add(span).is_some_and(|then| then < at))
     }
 
-    /// Resolves when it is over.
+    /// Resolves when the deadline is reached.
     pub(crate) async fn reached(self) {
         match self.0 {
             Some(at) => tokio::time::sleep_until(at).await,
@@ -38,7 +38,7 @@ impl Deadline {
         }
     }
 
-    /// What `call` comes to; `None` when it is over before that.
+    /// Returns the output of `call`; `None` if the deadline is reached first.
     pub(crate) async fn bound<T>(self, call: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;

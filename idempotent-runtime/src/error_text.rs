@@ -1,10 +1,10 @@
-//! Errors of start-up, as a program prints them that returns them from `main`.
+//! The text of start-up errors, as shown by a program that returns them from `main`.
 
 use std::error::Error;
 use std::fmt;
 
-/// The message and those of its causes, for `Debug`: `main` prints that and not `Display`. A cause that only repeats the message
-/// before it is left out.
+/// Writes the message and those of its causes. For `Debug`, because `main` prints that and not `Display`. A cause that
+/// only repeats the message before it is left out.
 pub(crate) fn with_causes(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut said = error.to_string();
     f.write_str(&said)?;

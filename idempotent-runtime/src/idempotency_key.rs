@@ -34,7 +34,7 @@ impl IdempotencyKey {
     /// The longest key, in characters.
     pub const MAX_LENGTH: usize = idempotent_policy::LONGEST_KEY;
 
-    /// A UUID in quotes fits without an allocation.
+    /// The capacity without an allocation; a UUID in quotes fits.
     const USUAL_LENGTH: usize = 40;
 
     /// Reads a header's value.
@@ -108,14 +108,14 @@ impl IdempotencyKey {
         }
     }
 
-    /// The decoded key.
+    /// Returns the decoded key.
     #[expect(clippy::missing_panics_doc, reason = "a key is ASCII")]
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("a key is ASCII")
     }
 }
 
-/// As [`IdempotencyKey::new`].
+/// Reads a key like [`IdempotencyKey::new`].
 ///
 /// ```
 /// use idempotent_runtime::{IdempotencyKey, InvalidKey};
@@ -139,14 +139,14 @@ impl AsRef<str> for IdempotencyKey {
     }
 }
 
-/// Shows nothing of the key, because keys do not belong in logs.
+/// Does not show the key, because keys do not belong in logs.
 impl fmt::Debug for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IdempotencyKey(..)")
     }
 }
 
-/// The key in the lines of its header, if there is one.
+/// Returns the key from the lines of its header, if the header exists.
 pub(crate) fn key_in(lines: &GetAll<'_, HeaderValue>) -> Option<Result<IdempotencyKey, InvalidKey>> {
     let mut values = lines.iter();
     let first = values.next()?;
@@ -162,7 +162,7 @@ const MISTAKES: [&[u8]; 4] = [b"undefined", b"null", b"NaN", b"[object Object]"]
 /// The nil UUID, which clients send if a variable was never set, such as .NET's `Guid.Empty`.
 const NIL: &[u8] = b"00000000-0000-0000-0000-000000000000";
 
-/// Whether it is a UUID with its hyphens, in either case.
+/// Returns whether the key is a UUID with hyphens, in upper or lower case.
 fn is_uuid(key: &[u8]) -> bool {
     let is_in_place = |(at, byte): (usize, &u8)| match at {
         8 | 13 | 18 | 23 => *byte == b'-',
@@ -171,12 +171,12 @@ fn is_uuid(key: &[u8]) -> bool {
     key.len() == idempotent_policy::UUID_LENGTH && key.iter().enumerate().all(is_in_place)
 }
 
-/// Whether the byte has a meaning in the syntax of Structured Fields.
+/// Returns whether the byte has a meaning in the syntax of Structured Fields.
 fn is_syntax(byte: u8) -> bool {
     matches!(byte, b'"' | b',' | b';' | b'\\')
 }
 
-/// What is wrong with a key.
+/// The mistake in a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
@@ -190,7 +190,7 @@ pub enum InvalidKey {
     #[error("the key has {length} characters, at most {max} are allowed", max = IdempotencyKey::MAX_LENGTH)]
     #[non_exhaustive]
     TooLong {
-        /// The number of its characters.
+        /// The number of characters of the key.
         length: usize,
     },
     /// The key contains characters other than visible ASCII. A quoted key may also contain spaces.
@@ -210,9 +210,9 @@ pub enum InvalidKey {
     #[error("the key has {length} characters, at least {min} are required")]
     #[non_exhaustive]
     TooShort {
-        /// The number of its characters.
+        /// The number of characters of the key.
         length: usize,
-        /// The number of characters that are required.
+        /// The least number of characters that the policy requires.
         min: usize,
     },
     /// The key is not a UUID, as `key_format = "uuid"` requires.

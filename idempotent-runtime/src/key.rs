@@ -1,4 +1,4 @@
-//! The record key: what a client's key becomes inside a scope and for a caller.
+//! The record key: a client's key, together with its scope and caller.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -47,7 +47,7 @@ impl RecordKey {
     /// The record key of these three parts. Each part can be any text.
     #[expect(clippy::missing_panics_doc, reason = "percent-encoded text is ASCII")]
     pub fn new(scope: &str, caller: Option<&str>, key: &str) -> Self {
-        // All three parts are short as a rule, and then a text on the stack saves an allocation.
+        // All three parts are usually short, so a buffer on the stack saves an allocation.
         let mut text = SmallVec::<[u8; 128]>::new();
         encode(scope, &mut text);
         text.push(b'/');
@@ -82,7 +82,7 @@ impl RecordKey {
         self.digested_by(&|text| Sha256::digest(text).into())
     }
 
-    /// With this digest of the caller in its scope, and of the whole key.
+    /// Returns the key with this digest of the caller in its scope, and of the whole key.
     pub(crate) fn digested_by(&self, digest: &dyn Fn(&str) -> [u8; 32]) -> Self {
         if let Some((handler, name)) = self.step_of() {
             return handler.digested_by(digest).step(&name);
@@ -110,8 +110,8 @@ impl RecordKey {
         Self::new(&decode(scope), caller.strip_prefix('@').map(decode).as_deref(), &format!("{}\n{name}", decode(key)))
     }
 
-    /// The key of a handler of this scope to which an extractor of another handler sends its request: both may have one key, and
-    /// each has a record. A client's key has no tab.
+    /// Returns the key for a handler of the same scope to which an extractor of another handler sends its request. Both
+    /// handlers may have the same key, and each has its own record. A client's key contains no tab.
     pub(crate) fn in_extractor(&self) -> Self {
         let [scope, caller, key] = self.parts();
         Self::new(
@@ -173,7 +173,8 @@ fn encode(part: &str, text: &mut SmallVec<[u8; 128]>) {
     utf8_percent_encode(part, ESCAPED).for_each(|chunk| text.extend_from_slice(chunk.as_bytes()));
 }
 
-/// Whether all of them are such bytes: without a branch for each, which lets the compiler take many of them at once.
+/// Returns whether `is_such` holds for all bytes. It has no branch for each byte, so the compiler can process many
+/// bytes at once.
 pub(crate) fn every(text: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
     text.iter().fold(true, |all, &byte| all & is_such(byte))
 }
@@ -197,7 +198,7 @@ impl FromStr for RecordKey {
     }
 }
 
-/// Shows the scope alone: keys and callers do not belong in logs.
+/// Shows only the scope, because keys and callers do not belong in logs.
 impl fmt::Debug for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecordKey").field("scope", &self.scope()).finish_non_exhaustive()

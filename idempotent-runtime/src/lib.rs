@@ -41,7 +41,7 @@
 //! 3. The guard claims the key in the store. If the key has a record, the record is replayed. If another request with the key
 //!    still runs, this one waits or is rejected. If the key was used for another request, this one is rejected.
 //! 4. The arguments after the claim are extracted ([`extraction`](guide::extraction)), and the handler runs. Its claim has a lease that is renewed meanwhile. If the client disconnects or a timeout layer gives
-//!    up, the handler continues as a task of its own.
+//!    up, the handler continues as a separate task.
 //! 5. If the policy records the response's status, the response is recorded and then sent. Otherwise the key is free again.
 //!
 //! # Features
@@ -51,7 +51,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_debug_implementations)]
 
-// The attribute names the crate, which the concurrency tests are a part of.
+// The attribute's expansion names the crate, and the concurrency tests are part of the crate.
 #[cfg(all(test, shuttle))]
 extern crate self as idempotent_runtime;
 
@@ -149,7 +149,7 @@ pub use crate::transaction::tx::Tx;
 #[doc(inline)]
 pub use idempotent_macros::idempotent;
 
-/// What the attribute's expansion names; no part of the public interface.
+/// The names that the attribute's expansion uses. They are not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(feature = "aide")]
@@ -184,7 +184,7 @@ pub mod __private {
     pub use crate::transaction::argument::{Argument, OtherArgument, check_extracted_after_claim};
 }
 
-/// What crates.io shows of this crate.
+/// The README that crates.io shows for this crate.
 #[cfg(all(doctest, feature = "macros", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! Bounds how many guarded handlers run, with or without their clients: in the registry, and in each scope.
+//! Limits how many guarded handlers run, with or without their clients: in the registry, and in each scope.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,13 +24,14 @@ impl RunningLimit {
         Self { most, most_per_scope, running: Mutex::default() }
     }
 
-    /// A place, until it is dropped; `None` when as many handlers run as may.
+    /// Returns a permit to hold while the handler runs; `None` if the maximum number of handlers run.
     pub(crate) fn acquire(self: &Arc<Self>, scope: Scope) -> Option<RunningPermit> {
         let mut running = lock(&self.running);
         if running.all >= self.most {
             return None;
         }
-        // The scopes are those of the program's policies: they stay, so that the next request allocates nothing.
+        // The number of scopes is that of the program's policies. They are never removed, so the next request allocates
+        // nothing.
         match running.by_scope.get_mut(&scope) {
             Some(count) if *count >= self.most_per_scope => return None,
             Some(count) => *count += 1,
@@ -44,7 +45,7 @@ impl RunningLimit {
     }
 }
 
-/// One handler that runs, or may begin to.
+/// Counts one handler that runs, or may begin to run, until it is dropped.
 pub(crate) struct RunningPermit {
     limit: Arc<RunningLimit>,
     scope: Scope,

@@ -1,7 +1,8 @@
-//! What threads and tasks meet in: that of the standard library and of tokio, or of the checker that runs `concurrency_tests`.
+//! The types by which threads and tasks synchronise: those of the standard library and tokio, or those of the checker
+//! that runs `concurrency_tests`.
 //!
-//! What decides a race goes through here. Anything else, such as a counter without waiters, need not: the checker
-//! does not switch threads there.
+//! Everything that decides a race must use these types. Anything else, such as a counter that wakes no waiters, need
+//! not use them: the checker does not switch threads there.
 
 use std::sync::PoisonError;
 
@@ -10,7 +11,7 @@ pub(crate) use crate::concurrency_tests::primitives::*;
 #[cfg(not(all(test, shuttle)))]
 pub(crate) use crate::sync::real::*;
 
-/// Locks a mutex under which no code of ours panics.
+/// Locks a mutex under which no code of this crate panics.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -29,9 +30,10 @@ mod real {
     }
     use ::tokio::runtime::{Handle, RuntimeFlavor};
 
-    /// Whether the clock of this runtime is paused, as tests do: it then differs from the one of the system.
+    /// Returns whether the clock of this runtime is paused, as in tests. Then it differs from the system's clock.
     pub(crate) fn clock_is_paused(runtime: Option<&Handle>) -> bool {
-        // tokio pauses no other one, and a look at two clocks for each claim costs more than this.
+        // Only a current-thread runtime can be paused. For the others, this check is cheaper than reading two clocks
+        // for each claim.
         if runtime.is_none_or(|runtime| runtime.runtime_flavor() != RuntimeFlavor::CurrentThread) {
             return false;
         }
@@ -40,11 +42,11 @@ mod real {
         of_runtime < before || of_runtime > std::time::Instant::now()
     }
 
-    /// Drives `future` on a thread of the library's own, which ends with it, and tells that thread's runtime.
+    /// Drives `future` on a new thread of the library, which ends when the future ends. Returns that thread's runtime.
     ///
     /// # Errors
     ///
-    /// When the system gives no thread or no timer.
+    /// If the system cannot create a thread or a timer.
     pub(crate) fn on_own_thread(
         name: &str,
         future: impl Future<Output = ()> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Several arguments after the claim are one, and other attributes see them as they were written.
+//! Several arguments after the claim become one argument, and other attributes see them as they were written.
 
 #![deny(warnings)]
 
@@ -66,19 +66,19 @@ impl Orders {
     }
 }
 
-/// Each expression mentions an argument, which is extracted before the claim.
+/// Each expression mentions an argument, so that argument is extracted before the claim.
 #[idempotent(scope = "mentioned", key = format!("{}{method}", headers.len()), caller = { let id = id; id })]
 async fn mentioned(method: Method, headers: HeaderMap, Path(id): Path<u32>, body: String) -> String {
     format!("{method} {} {id} {body}", headers.len())
 }
 
-/// A field of that name is no mention.
+/// A field with the name of an argument does not mention the argument.
 #[idempotent(scope = "fields", claim_after = order, key = order.amount.to_string(), caller = format!("{}", order.amount))]
 async fn fields(Json(order): Json<Order>) {
     drop(order);
 }
 
-/// A field that is called as an argument after the claim.
+/// A member with the name of an argument after the claim.
 #[idempotent(scope = "members", claim_after = app, caller = app.amount(), fingerprint = vec![app.amount()])]
 async fn members(State(app): State<App>, amount: String) -> String {
     let App = app;
@@ -111,7 +111,7 @@ async fn main() {
     assert_eq!(Orders::remove(Method::DELETE, (Path(1), HeaderMap::new()).into()).await.status(), 200);
 }
 
-/// A parts extractor that displays itself.
+/// A parts extractor that implements `Display`.
 struct HeaderMapText;
 
 impl std::fmt::Display for HeaderMapText {

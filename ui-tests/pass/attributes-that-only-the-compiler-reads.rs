@@ -1,4 +1,4 @@
-//! They are no reason to wait for other macros, and stay where they are.
+//! The attribute does not wait for attributes that only the compiler reads, and they stay at their places.
 
 #![deny(warnings)]
 

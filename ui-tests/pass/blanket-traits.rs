@@ -1,4 +1,4 @@
-//! A trait of the user's for every type, with methods that are called as the expansion's are.
+//! A trait that the user implements for every type. Its methods have the same names as those that the expansion calls.
 
 use axum::Router;
 use axum::routing::post;

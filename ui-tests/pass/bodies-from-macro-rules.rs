@@ -1,4 +1,4 @@
-//! A body that a macro has taken as a `block`, with all else in fragments too.
+//! A `macro_rules!` passes the body as a `block`, and all other parts of the handler as fragments too.
 
 use axum::Router;
 use axum::routing::post;

@@ -46,7 +46,7 @@ pub async fn expressions(body: String) -> String {
 #[idempotent(ttl = settings::SHORT)]
 pub async fn default_lease() {}
 
-/// Beside a literal.
+/// A constant beside a literal.
 #[idempotent(ttl = "5s", lease = LEASE)]
 pub async fn mixed() {}
 

@@ -1,4 +1,5 @@
-//! What an expression of the policy returns is coerced to the declared type, as in the handler's own first statement.
+//! A value that an expression of the policy returns is coerced to the declared type, as in the handler's first
+//! statement.
 
 use axum::Router;
 use axum::http::HeaderMap;

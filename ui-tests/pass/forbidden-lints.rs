@@ -1,4 +1,4 @@
-//! The expansion allows none of these lints: `allow` under `forbid` is an error.
+//! The expansion does not allow these lints, because `allow` under `forbid` is an error.
 
 #![forbid(
     dead_code,
@@ -46,29 +46,29 @@ pub async fn after_the_claim(State(token): State<String>, Path(_id): Path<u64>, 
     body
 }
 
-/// Without arguments or a type.
+/// No arguments and no return type.
 #[idempotent]
 pub async fn nothing() {}
 
-/// A type without a value.
+/// A return type without values.
 #[idempotent]
 pub async fn never_returns(_body: String) -> Infallible {
     std::future::pending().await
 }
 
-/// Types that the body decides.
+/// A return type that the body determines.
 #[idempotent]
 pub async fn opaque() -> impl IntoResponse {
     StatusCode::CREATED
 }
 
-/// One whose errors are inferred.
+/// A return type whose error type is inferred.
 #[idempotent]
 pub async fn events() -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
     Sse::new(stream::iter([Ok(sse::Event::default())]))
 }
 
-/// A generic one.
+/// A generic handler.
 #[idempotent]
 pub async fn generic<T: serde::de::DeserializeOwned + Send + 'static>(Json(_value): Json<T>) -> &'static str {
     "read"

@@ -1,4 +1,4 @@
-//! An argument that looks like a `Tx` and depends on generics, of the function or of its `impl` block.
+//! An argument that looks like a `Tx` and depends on generics of the function or of its `impl` block.
 
 #![deny(warnings)]
 
@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::routing::post;
 use idempotent_runtime::idempotent;
 
-/// As that of another crate.
+/// A type with the name `Tx`, as another crate may define.
 struct Tx<T>(PhantomData<fn() -> T>);
 
 impl<S: Sync, T> FromRequestParts<S> for Tx<T> {

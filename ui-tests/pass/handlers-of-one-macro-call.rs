@@ -1,4 +1,4 @@
-//! Handlers that one macro call emits into several `impl` blocks have one default scope, and `install` says so.
+//! Handlers that one macro call emits into several `impl` blocks have the same default scope, and `install` reports it.
 
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{InstallError, idempotent};

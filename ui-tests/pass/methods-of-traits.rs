@@ -1,4 +1,4 @@
-//! A trait's method, given by the trait or by its implementation.
+//! A method of a trait: a provided method, and a method of an implementation.
 
 #![deny(warnings)]
 

@@ -1,6 +1,6 @@
 //! Three other attributes above ours see the handler as it was written.
 //!
-//! The handlers are those of `other-attributes-below.rs`: each case is a program of its own.
+//! The handlers are those of `other-attributes-below.rs`: each case is a separate program.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,6 +1,6 @@
 //! Three other attributes below ours see the handler as it was written.
 //!
-//! The handlers are those of `other-attributes-above.rs`: each case is a program of its own.
+//! The handlers are those of `other-attributes-above.rs`: each case is a separate program.
 
 use axum::Json;
 use axum::extract::State;

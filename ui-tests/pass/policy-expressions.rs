@@ -1,4 +1,4 @@
-//! Any expression will do, also one that waits; what only looks like a borrow is none.
+//! Any expression is accepted, even one that waits. An expression that only looks like a borrow is not rejected.
 
 #![deny(warnings)]
 

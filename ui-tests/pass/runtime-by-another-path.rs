@@ -1,4 +1,4 @@
-//! A crate that gets the runtime from another one, which exports it again.
+//! A crate that gets the runtime through the re-export of another crate.
 
 #![deny(warnings)]
 

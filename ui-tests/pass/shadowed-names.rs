@@ -1,4 +1,5 @@
-//! The expansion leans on no name of the user's: no prelude, other things under the usual names, the attribute renamed.
+//! The expansion does not depend on names of the user: no prelude, other items under the usual names, the attribute
+//! renamed.
 
 #![no_implicit_prelude]
 #![deny(warnings)]

@@ -1,4 +1,4 @@
-//! Handlers of every shape.
+//! Handlers with many kinds of signatures.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -113,13 +113,13 @@ async fn borrows_over_await(body: String) -> Result<String, StatusCode> {
     Ok((*first).to_owned())
 }
 
-/// The error type is told by the declared type alone.
+/// Only the declared type determines the error type.
 #[idempotent]
 async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     Sse::new(stream::iter(["a", "b"].map(|text| Ok(Event::default().data(text)))))
 }
 
-/// So is the number's.
+/// Only the declared type determines the type of the number.
 #[idempotent]
 async fn parsed(body: String) -> Result<Json<Vec<u64>>, StatusCode> {
     Ok(Json(body.split(',').map(|number| number.parse().map_err(|_| StatusCode::BAD_REQUEST)).collect::<Result<_, _>>()?))

@@ -1,4 +1,4 @@
-//! A crate that forbids and denies all it can.
+//! A crate that forbids and denies as many lints as possible.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs, warnings, unused, nonstandard_style, rust_2018_idioms, unused_qualifications, unreachable_pub)]
@@ -9,11 +9,11 @@ pub mod charges {
     use axum::http::StatusCode;
     use idempotent_runtime::idempotent;
 
-    /// With everything, each argument as in the table.
+    /// With every argument, in the order of the table of arguments.
     ///
     /// # Errors
     ///
-    /// When nothing is ordered.
+    /// If the order is empty.
     #[idempotent(
         scope = "charges",
         ttl = "1h30m",
@@ -46,7 +46,7 @@ pub mod charges {
         Ok(body)
     }
 
-    /// With the words of the defaults.
+    /// With the words of the default values.
     #[idempotent(
         cache = all,
         key = token,
@@ -67,7 +67,7 @@ pub mod charges {
         token
     }
 
-    /// A short ttl shortens the default lease with it.
+    /// A short ttl also shortens the default lease.
     #[idempotent(ttl = "2s", cache = "2xx", max_body = "10 kB")]
     pub async fn remove() {}
 }

@@ -1,4 +1,4 @@
-//! Values that a `macro_rules!` hands on stand in invisible groups.
+//! A `macro_rules!` puts values that it passes on into invisible groups.
 
 #![deny(warnings)]
 

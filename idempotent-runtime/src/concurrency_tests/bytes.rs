@@ -1,4 +1,4 @@
-//! The bytes of the store in memory: never over the limit, never below zero, and zero when all is gone.
+//! The bytes of the store in memory are never over the limit and never below zero, and zero when the store is empty.
 
 use crate::concurrency_tests::clock;
 use crate::concurrency_tests::explore::schedules;
@@ -9,15 +9,15 @@ use crate::store::error::StoreError;
 use crate::store::memory::store::MemoryStore;
 use crate::sync::tokio;
 
-/// What a claim takes under a key of one letter.
+/// Returns the number of bytes that a claim takes under a key of one letter.
 fn bytes_of_a_claim() -> usize {
     192 + record_key("a").as_str().len()
 }
 
-// What one atomic step for the look and the sum forbids:
-//   A looks: room for one claim
-//   B looks: room for one claim
-//   A and B add theirs: the store is over its limit
+// If the check and the sum were not one atomic step, this could happen:
+//   A checks: room for one claim
+//   B checks: room for one claim
+//   A and B add their claims: the store is over its limit
 #[test]
 fn two_claims_do_not_share_room_for_one() {
     schedules(4_000, async || {
@@ -41,9 +41,9 @@ fn two_claims_do_not_share_room_for_one() {
     });
 }
 
-// What counting a record under the lock of its shard forbids:
-//   A enters its record and lets go of the lock
-//   B purges the key, and takes the bytes of claim and record off the sum: below zero, that is over every limit
+// If a record were not counted under the lock of its shard, this could happen:
+//   A enters its record and releases the lock
+//   B purges the key, and subtracts the bytes of claim and record: the sum is below zero, which is over every limit
 //   A adds the bytes of the record
 #[test]
 fn bytes_stay_between_zero_and_the_limit_and_end_at_zero() {
@@ -51,7 +51,7 @@ fn bytes_stay_between_zero_and_the_limit_and_end_at_zero() {
     schedules(4_000, async || {
         let claims = 2 * bytes_of_a_claim();
         let store = MemoryStore::builder().max_bytes(claims).build();
-        // The record of a claim that was granted is always taken, so these may come on top.
+        // The record of a claim that was granted is always accepted, so these bytes may exceed the limit.
         let limit = claims + 2 * record(BODY).payload_bytes();
         let tasks = ["a", "b", "a"].map(|name| {
             let store = store.clone();
@@ -68,7 +68,7 @@ fn bytes_stay_between_zero_and_the_limit_and_end_at_zero() {
             tokio::spawn(async move {
                 store.purge(&record_key("a")).await.expect("memory answers");
                 assert!(store.used_bytes() <= limit, "{} of {limit} bytes", store.used_bytes());
-                // The remaining entry expires: the expiry task of the store wakes and meets the others.
+                // The remaining entry expires: the expiry task of the store wakes and runs beside the others.
                 clock::advance(TTL);
                 store.delete_expired().await.expect("memory answers");
                 assert!(store.used_bytes() <= limit, "{} of {limit} bytes", store.used_bytes());
@@ -84,7 +84,7 @@ fn bytes_stay_between_zero_and_the_limit_and_end_at_zero() {
     });
 }
 
-// The expiry task sleeps until the next expiry that it knows of. What setting its time under its own lock forbids:
+// The expiry task sleeps until the next known expiry. If its time were not set under its own lock, this could happen:
 //   the expiry task finds nothing in any shard
 //   A enters a claim, and finds an expiry task that is not finished: it spawns none
 //   the expiry task ends: A's claim is never freed
@@ -103,7 +103,8 @@ fn expired_bytes_are_freed_although_the_deletion_task_ends() {
     });
 }
 
-/// Lets the others go on; a store that is never freed makes this an endless execution, which the checker reports.
+/// Lets the other tasks run until the store is empty. If the store is never emptied, the execution is endless, and the
+/// checker reports it.
 async fn until_empty(store: &MemoryStore) {
     while !store.is_empty() {
         tokio::task::yield_now().await;

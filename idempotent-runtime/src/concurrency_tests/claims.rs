@@ -37,9 +37,9 @@ async fn end<T>(task: JoinHandle<T>) -> T {
     task.await.expect("the task is not aborted")
 }
 
-// What one lock over the look and the entry forbids:
-//   A looks: nothing there
-//   B looks: nothing there
+// If one lock did not cover both the check and the entry, this could happen:
+//   A checks: no entry
+//   B checks: no entry
 //   A enters its claim
 //   B enters its claim over A's: both run the handler
 #[test]
@@ -82,7 +82,7 @@ fn holders_that_release_and_claim_again_never_overlap() {
     });
 }
 
-// What the token, compared under the lock, forbids:
+// If the token were not compared under the lock, this could happen:
 //   A claims; its lease expires
 //   B claims, attempt 2
 //   A completes: B's claim becomes A's record, although B runs
@@ -178,7 +178,7 @@ fn a_record_that_was_seen_is_seen_by_every_later_claim() {
         let disturbing = {
             let store = store.clone();
             tokio::spawn(async move {
-                // None of these may touch what lives, or what is another one's.
+                // None of these calls may change a live entry, or the claim of another request.
                 let held = store.release(&record_key("k"), claim_request().token).await;
                 assert_eq!(held.expect("memory answers"), Held::No);
                 assert_eq!(store.delete_expired().await.expect("memory answers"), 0);
@@ -193,7 +193,7 @@ fn a_record_that_was_seen_is_seen_by_every_later_claim() {
     });
 }
 
-// What removing an entry with its place in the queue of expiries, under one lock, forbids:
+// If an entry and its place in the queue of expiries were not removed under one lock, this could happen:
 //   the expiry task removes A's old claim from the queue
 //   B claims the key anew
 //   the expiry task removes the entry under A's key, which is B's: C claims beside B
@@ -203,7 +203,7 @@ fn deletion_of_an_expired_claim_leaves_its_successor() {
         let store = MemoryStore::new();
         let short = ClaimRequest { ttl: LEASE, ..claim_request() };
         assert_eq!(claim(&store, short).await, Claim::Acquired { attempt: 1 });
-        // Wakes the store's own expiry task too.
+        // This also wakes the store's own expiry task.
         clock::advance(LEASE + Duration::from_secs(1));
         let deleting = {
             let store = store.clone();

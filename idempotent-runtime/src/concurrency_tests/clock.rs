@@ -1,4 +1,4 @@
-//! Time that advances only when a proof says so.
+//! A clock that advances only when a test advances it.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-// All threads and tasks of one execution share one thread of the operating system.
+// All threads and tasks of one execution run on one thread of the operating system.
 thread_local! {
     static CLOCK: RefCell<Clock> = RefCell::default();
 }
@@ -18,12 +18,12 @@ struct Clock {
     sleepers: Vec<(Instant, Waker)>,
 }
 
-/// The clock of the next execution.
+/// Resets the clock for the next execution.
 pub(super) fn reset() {
     CLOCK.take();
 }
 
-/// Moves time on, and wakes who has slept until then.
+/// Advances the time, and wakes all that have slept until then.
 pub(super) fn advance(by: Duration) {
     let woken: Vec<_> = CLOCK.with_borrow_mut(|clock| {
         clock.now += by;

@@ -1,4 +1,5 @@
-//! The future that survives its caller, alone and under every schedule: it is polled by one task at a time, and to its end.
+//! The future that survives its caller, alone and under every schedule: one task at a time polls it, and it is polled
+//! to its end.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::request::context::Execution;
 use crate::sync::tokio;
 use crate::sync::tokio::sync::oneshot;
 
-// What a future that is handed over with its place, and not begun anew, has to stand:
+// A future that is handed over at its current point, and not started again, must survive this:
 //   the client's task polls the handler, which waits for an answer
 //   the client leaves                             | the answer comes: it wakes the client's task
 //   the client's task drops the handler           |
@@ -31,7 +32,7 @@ fn a_handler_that_is_dropped_while_it_is_woken_ends_once() {
                 execution.run.detach_state.set_must_finish(true);
                 answered.await.expect("the answer comes");
                 ended.fetch_add(1, Ordering::Relaxed);
-                tell.send(()).expect("the proof waits for it");
+                tell.send(()).expect("the test waits for it");
                 Response::default()
             })
         };

@@ -1,4 +1,4 @@
-//! Runs a proof under many schedules, or under all of them.
+//! Runs a test under many schedules, or under all of them.
 
 use std::cell::Cell;
 use std::env;
@@ -10,10 +10,10 @@ use shuttle::{Config, FailurePersistence, Runner};
 
 use crate::concurrency_tests::clock;
 
-/// How many choices of a schedule must be right for a bug to show: three are enough for nearly every known bug.
+/// How many choices of a schedule must be right for a bug to appear: three are enough for nearly every known bug.
 const DEPTH: usize = 3;
 
-/// Builds everything anew, and fails by a panic.
+/// A test that creates all its state anew for each run, and fails by a panic.
 pub(super) trait Proof: AsyncFn() + Copy + Send + Sync + 'static {}
 
 impl<P: AsyncFn() + Copy + Send + Sync + 'static> Proof for P {}
@@ -22,22 +22,22 @@ thread_local! {
     static EXECUTIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs `proof` under every schedule there is, which must be at most `limit`.
+/// Runs `proof` under every possible schedule. There must be fewer than `limit`.
 pub(super) fn every_schedule(limit: usize, proof: impl Proof) {
     let executions = run(DfsScheduler::new(Some(limit), true), 0, proof);
     assert!(env::var_os("REPLAY").is_some() || executions < limit, "more than {limit} schedules: this proves nothing");
 }
 
-/// Runs `proof` under `count` schedules: half of them drawn step by step, half by a few changes of priority, which finds
-/// what needs one thread to rest for long.
+/// Runs `proof` under `count` schedules. Half of them choose each step at random. The other half make a few changes of
+/// priority, which finds bugs that need one thread to pause for long.
 pub(super) fn schedules(count: usize, proof: impl Proof) {
     let count = env::var("SCHEDULES").map_or(count, |count| count.parse().expect("SCHEDULES is a number"));
     run(RandomScheduler::new(count / 2), LAST_TURNS, proof);
     run(PctScheduler::new(DEPTH, count / 2), LAST_TURNS, proof);
 }
 
-/// How often the other tasks may go on at the end. The checker drops those that are left, and a destructor must not wait then for a
-/// lock that another one of them holds.
+/// How many turns the other tasks get at the end. The checker drops the tasks that are left, and then a destructor must
+/// not wait for a lock that another of these tasks holds.
 const LAST_TURNS: usize = 100;
 
 fn run(scheduler: impl Scheduler + 'static, last_turns: usize, proof: impl Proof) -> usize {
@@ -52,8 +52,8 @@ fn run(scheduler: impl Scheduler + 'static, last_turns: usize, proof: impl Proof
         clock::reset();
         shuttle::future::block_on(async {
             proof().await;
-            // The tasks that sleep although nothing is left to do see it and end: the checker assumes that a task whose
-            // handle is kept is awaited.
+            // Tasks that still sleep, although nothing is left to do, wake up and end: the checker assumes that a task
+            // whose handle is kept is awaited.
             clock::advance(Duration::from_hours(48));
             for _ in 0..last_turns {
                 shuttle::future::yield_now().await;

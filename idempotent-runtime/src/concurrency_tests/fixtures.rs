@@ -1,4 +1,4 @@
-//! What the concurrency tests ask of a store, and a store that counts what it is asked.
+//! The values that the concurrency tests send to a store, and a store that counts its calls.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ pub(super) fn record_key(name: &str) -> RecordKey {
     RecordKey::new("charges", None, name)
 }
 
-/// A new request that may follow one whose lease has expired.
+/// Returns a new request, which may follow one whose lease has expired.
 pub(super) fn claim_request() -> ClaimRequest {
     ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([7; 32])).with_lease(LEASE).with_ttl(TTL)
 }
@@ -40,8 +40,8 @@ pub(super) fn record(body: &str) -> Record {
     }
 }
 
-/// A store in memory as if behind a line: other tasks get their turn before and after each claim and renewal. Its counters
-/// belong to the proof, not to what is proved, so the checker need not switch tasks at them.
+/// A store in memory that behaves as if it were remote: other tasks may run before and after each claim and renewal.
+/// Its counters belong to the test and not to the tested code, so the checker need not switch tasks at them.
 #[derive(Clone, Default)]
 pub(super) struct CountingStore {
     pub(super) store: MemoryStore,
@@ -58,22 +58,22 @@ struct Calls {
 }
 
 impl CountingStore {
-    /// How many claims were asked for.
+    /// Returns how many claims were requested.
     pub(super) fn claims(&self) -> usize {
         self.calls.claims.load(Ordering::Relaxed)
     }
 
-    /// How many were acquired.
+    /// Returns how many claims were acquired.
     pub(super) fn acquired(&self) -> usize {
         self.calls.acquired.load(Ordering::Relaxed)
     }
 
-    /// How often a claim was completed or released by its holder.
+    /// Returns how often a claim was completed or released by its holder.
     pub(super) fn ended_claims(&self) -> usize {
         self.calls.ended_claims.load(Ordering::Relaxed)
     }
 
-    /// Resolves when the claim under `key` has been renewed so many times, and each of these calls has ended.
+    /// Resolves when the claim under `key` has been renewed this many times, and each of these calls has ended.
     pub(super) async fn until_renewed(&self, key: &RecordKey, times: usize) {
         while self.renewals(key) < times {
             self.calls.renewal.notified().await;
@@ -100,7 +100,8 @@ impl Store for CountingStore {
         yield_now().await;
         let held = self.store.renew(key, token, lease).await?;
         yield_now().await;
-        // Last of all: a proof that moves time on must not do so while the answer is on its way, which has a limit.
+        // This comes last: a test that advances the clock must not do so before this call has ended, because the call
+        // has a time limit.
         self.calls.renewed.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
         self.calls.renewal.notify_one();
         Ok(held)

@@ -1,4 +1,5 @@
-//! A handler that holds a claim runs to its end exactly once, whenever its client leaves, and all requests get its response.
+//! A handler that holds a claim runs to its end exactly once, whenever its client leaves, and all requests get its
+//! response.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ async fn fails(State(ledger): State<Arc<Ledger>>) -> StatusCode {
     StatusCode::INTERNAL_SERVER_ERROR
 }
 
-/// A server, what its handlers do, and what its store is asked.
+/// A server, the effects of its handlers, and the calls of its store.
 struct Service {
     router: Router,
     ledger: Arc<Ledger>,
@@ -77,7 +78,7 @@ impl Service {
 
     /// Resolves when no handler runs any more, with or without its client.
     async fn drain(&self) {
-        // No clock here goes that far by itself: what never ends is a deadlock.
+        // No clock here advances that far by itself, so work that never ends is a deadlock.
         assert_eq!(self.registry.drain(Duration::from_hours(1)).await, 0);
     }
 
@@ -87,7 +88,8 @@ impl Service {
         tokio::spawn(async move { read(router.call(request(path)).await.unwrap_or_else(|never| match never {})).await })
     }
 
-    /// A client that leaves when it is told to, unless it has its response by then: as a server drops a handler.
+    /// A client that leaves when it is told to, unless it has its response by then. It leaves as a server drops a
+    /// handler.
     fn client_that_leaves(&self, path: &'static str, leave: &Arc<Notify>) -> JoinHandle<Option<(StatusCode, String)>> {
         let (mut router, leave) = (self.router.clone(), Arc::clone(leave));
         tokio::spawn(async move {
@@ -114,15 +116,16 @@ async fn end<T>(task: JoinHandle<T>) -> T {
     task.await.expect("the task is not aborted")
 }
 
-// Four things must hold at once. The rest of a handler is spawned, or its claim lapses:
+// Four rules must hold. Without each of the first three, the steps below it could happen.
+// The rest of a handler is spawned, or its claim would lapse:
 //   A claims and runs; its client leaves, and the future is dropped
 //   a wake-up of the handler reaches a task that no longer polls it
-// A waiter listens before it looks, or it misses the end:
-//   B looks: A is running
+// A waiter subscribes before it checks, or it would miss the end:
+//   B checks: A is running
 //   A completes, and notifies no waiter
-//   B begins to listen, for ever
+//   B subscribes, and waits for ever
 // The claim ends before the waiters are notified:
-//   A notifies; B wakes and looks: A is still running; B goes back to sleep
+//   A notifies; B wakes and checks: A is still running; B sleeps again
 //   A completes
 // All waiters are notified: B replays what A recorded, and has no reason to wake C.
 #[test]
@@ -168,7 +171,7 @@ fn a_handler_without_a_client_ends_once() {
     });
 }
 
-// A waiter never executes; a notification before the release leaves both asleep, or wakes them too early.
+// A waiter never executes. If it were notified before the release, both waiters would keep sleeping, or wake too early.
 #[test]
 fn after_a_failure_every_waiter_is_told() {
     schedules(2_000, async || {
@@ -183,7 +186,7 @@ fn after_a_failure_every_waiter_is_told() {
         let mut executed = 0;
         for client in [(); 3].map(|()| service.client("/fails")) {
             let (status, _) = end(client).await;
-            // A client that comes after the release waits for no other request, and executes.
+            // A client that arrives after the release waits for no other request, and executes.
             executed += usize::from(status == StatusCode::INTERNAL_SERVER_ERROR);
             assert!(status == StatusCode::INTERNAL_SERVER_ERROR || status == StatusCode::CONFLICT, "{status}");
         }
@@ -193,13 +196,13 @@ fn after_a_failure_every_waiter_is_told() {
     });
 }
 
-// Once a bug:
+// This was once a bug:
 //   A runs
-//   B asks the store, which must not be forgotten: from here on B survives its client
+//   B sends its claim to the store, which must not be forgotten: from here on B survives its client
 //   B's client leaves; the rest of B is spawned
 //   the store answers that A is running: B waits, without a client
 //   A fails and releases the key
-//   B claims it, and runs a request whose client left long ago
+//   B claims the key, and runs a request whose client left long ago
 #[test]
 fn a_waiter_whose_client_left_asks_the_store_nothing_more() {
     schedules(3_000, async || {
@@ -213,7 +216,7 @@ fn a_waiter_whose_client_left_asks_the_store_nothing_more() {
         let claims = service.store.claims();
         service.ledger.may_end.notify_one();
         end(running).await;
-        // The waiter's last look may come late enough to get the key: then its run must end too.
+        // The waiter's last check may come late enough to acquire the key: then its run must end too.
         service.ledger.may_end.notify_one();
         service.drain().await;
         assert_eq!(service.store.claims(), claims);

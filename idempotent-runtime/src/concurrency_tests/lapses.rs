@@ -31,15 +31,15 @@ struct Moments {
 async fn panics(State(moments): State<Arc<Moments>>) {
     moments.has_begun.notify_one();
     moments.may_panic.notified().await;
-    // Not `panic!`, which the checker would take for a failure of the proof.
+    // Not `panic!`, which the checker would count as a failure of the test.
     resume_unwind(Box::new("the handler panicked"))
 }
 
-// Once a bug:
+// This was once a bug:
 //   the renewal of A is due, and on its way to the store
-//   A panics under `after_crash = "reject"`: its lease is set to zero, so that a retry hears at once that the outcome is
-//     unknown
-//   the renewal arrives: the lease lives again, and a retry hears that A is still running
+//   A panics under `after_crash = "reject"`: its lease is set to zero, so that a retry learns at once that the outcome
+//     is unknown
+//   the renewal arrives: the lease is valid again, and a retry learns that A is still running
 #[test]
 fn claim_left_to_lapse_is_not_renewed_after_its_end() {
     schedules(4_000, async || {

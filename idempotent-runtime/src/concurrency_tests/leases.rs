@@ -1,4 +1,4 @@
-//! Every lease that is kept is renewed, whatever the renewer's task was about to do.
+//! Every lease that is kept is renewed, whatever the renewer's task is doing at that time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,23 +24,23 @@ async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Leas
     let request = ClaimRequest { lease: length, ..claim_request() };
     let claimed = store.claim(key, request).await.expect("there is room");
     assert_eq!(claimed, Claim::Acquired { attempt: 1 });
-    // Time does not advance while a store answers, and then leaps: a limit would be over without any delay.
+    // Time does not advance while a store answers, and then jumps: a limit would be exceeded without any delay.
     let bounded = StoreHandle::new("default", Arc::new(store.clone()), Duration::MAX);
     Lease::new(bounded, key.clone(), &request, Scope::Handler("charges"))
 }
 
-/// As the engine keeps a lease.
+/// Keeps a lease as the engine does.
 #[expect(clippy::unused_async, reason = "it is called where others await")]
 async fn keep(renewer: &Arc<LeaseRenewer>, lease: Lease) -> KeptLease {
     renewer.keep(lease, Instant::now())
 }
 
-/// Two renewals, each when a third of the length is over.
+/// Checks two renewals, each when a third of the length is over.
 ///
-/// Time goes on when the call of the first one has ended, and not before. Else, with time that leaps by 10 s and a call that may
-/// take 12.5 s:
-///   at 10 s the renewer asks, and the store has not answered yet
+/// Time advances only when the call of the first one has ended. Otherwise, with jumps of 10 s and a limit of 12.5 s:
+///   at 10 s the renewer calls, and the store has not answered yet
 ///   at 20 s the store renews; its answer is on its way
+///   at 30 s the call is over its limit: the renewer tries again in 3 s, and time does not advance any more
 ///   at 30 s the call is over its limit: the renewer asks again in 3 s, and no time goes on any more
 async fn assert_is_renewed(store: &CountingStore, key: &RecordKey, length: Duration) {
     for times in 1..=2 {
@@ -52,7 +52,7 @@ async fn assert_is_renewed(store: &CountingStore, key: &RecordKey, length: Durat
     assert!(matches!(claimed, Claim::InFlight { .. }), "{claimed:?}");
 }
 
-// The renewer's task ends when it has nothing to renew. What saying so under the lock of the leases forbids:
+// The renewer's task ends when it has nothing to renew. If it did not note this under the lock of the leases:
 //   the task finds no lease
 //   B is entered, and finds a task that is not finished: it spawns none
 //   the task ends: B is never renewed, and another request takes its key over while it runs
@@ -74,9 +74,9 @@ fn a_lease_that_is_entered_while_the_task_ends_is_renewed() {
     });
 }
 
-// The task sleeps until the next lease that it knows of. What a permit of `Notify` forbids:
+// The task sleeps until the next lease that it knows. Without the permit of `Notify`, this could happen:
 //   the task reads when the long lease is due
-//   the short lease is entered, and notifies: the task does not listen yet
+//   the short lease is entered, and notifies: the task has not subscribed yet
 //   the task goes to sleep, past the end of the short lease
 #[test]
 fn shorter_lease_wakes_the_keeper_before_its_long_sleep() {
@@ -95,7 +95,7 @@ fn shorter_lease_wakes_the_keeper_before_its_long_sleep() {
     });
 }
 
-// Those that pass must take nothing with them but their own places, however many there are.
+// Leases that are dropped must remove only their own places in the schedule, however many there are.
 #[test]
 fn a_lease_among_many_that_come_and_go_is_renewed() {
     schedules(40, async || {
@@ -113,7 +113,8 @@ fn a_lease_among_many_that_come_and_go_is_renewed() {
     });
 }
 
-/// A request in the handler's own process; whether its claim went to the handler, if it got one.
+/// Sends a request in the handler's own process. Returns whether its claim went to the handler; `None` if it got no
+/// claim.
 fn duplicate(
     renewer: &Arc<LeaseRenewer>,
     store: &CountingStore,
@@ -138,8 +139,8 @@ fn duplicate(
     })
 }
 
-// A duplicate takes over the claim of a handler that runs in its own process, while that ends. What the loop around the end
-// and its last word under the lock of the token forbid:
+// A duplicate takes over the claim of a handler of its own process while the handler ends. Without the loop around the
+// end, and the last decision under the lock of the token, this could happen:
 //   the duplicate takes the claim over
 //   the handler completes under its own token: the store rejects
 //   the duplicate hands the claim back: its request waits for a handler that has ended, and the claim stays
@@ -152,23 +153,25 @@ fn a_claim_that_is_handed_back_is_ended_by_its_handler() {
         clock::advance(LEASE);
         let duplicate = duplicate(&renewer, &store, &running, &key, claim_request());
         let ended = kept.end(|token| running.complete(&key, token, record("charge 1"), TTL)).await.expect("it answers");
-        // Renewed or completed before the duplicate asked, or handed back.
+        // The claim was renewed or completed before the duplicate's claim, or it was handed back.
         assert_ne!(duplicate.await.expect("the task is not aborted"), Some(false));
         assert_eq!(ended, Held::Yes);
     });
 }
 
-/// The key has the record that its handler was to make.
+/// Checks that the key has the record that its handler was to make.
 async fn assert_is_recorded(store: &CountingStore, key: &RecordKey) {
     let claimed = store.claim(key, claim_request()).await.expect("there is room");
     assert_eq!(claimed, Claim::Completed(record("charge 1")));
 }
 
-// The store has forgotten the claim of a handler that ends, while its renewal is due and a request of the same process asks
-// for the key, for the same or for something else. What the look at the handler before any claim counts, the wait for the
-// answers of such requests, and the handler's own new claim forbid:
+// The store has forgotten the claim of a handler that ends, while its renewal is due and a request of the same process
+// claims the key, with the same or another content. Three things prevent the steps below: the handler is looked up
+// before a claim is accepted, the handler waits for the store's answers to such requests, and it makes a new claim
+// itself.
 //   the other request gets the claim, and runs beside the handler
-//   the handler completes: the store knows no such token, and its response is lost although no other attempt took its place
+//   the handler completes: the store does not know the token, and the response is lost although no other attempt took
+//     its place
 #[test]
 fn a_forgotten_claim_goes_to_its_handler() {
     for seed in [7, 8] {
@@ -190,7 +193,7 @@ fn a_forgotten_claim_goes_to_its_handler() {
     }
 }
 
-// The same, of a handler whose outcome is unknown and whose request may not run again. What the wait for the answers forbids too:
+// The same, if the handler's outcome is unknown and its request may not run again. Waiting for the answers prevents:
 //   the duplicate gets the claim
 //   the handler finds its key taken, and ends
 //   the duplicate runs
@@ -208,7 +211,7 @@ fn an_unknown_outcome_that_was_forgotten_has_no_successor() {
     });
 }
 
-// The same, while another process asks for the key. What the claim by the handler's own token forbids:
+// The same, while another process claims the key. If the handler did not claim with its own token, this could happen:
 //   the other process claims the key, and runs
 //   the handler claims it too: two responses for one key
 #[test]
@@ -230,8 +233,8 @@ fn of_a_forgotten_claim_and_another_process_one_records() {
     });
 }
 
-// The store has forgotten the claim of a handler whose response is not to be recorded, while its renewal is due. What holding
-// renewals up until the end forbids:
+// The store has forgotten the claim of a handler whose response will not be recorded, while its renewal is due. If
+// renewals were not held up until the end, this could happen:
 //   the renewal finds nothing
 //   the handler ends: there is nothing to release
 //   the renewal claims the key again, without a handler

@@ -1,13 +1,13 @@
-//! Concurrency tests: the code of this crate itself, run by a checker that chooses which thread or task goes on wherever
-//! two of them could meet. `cargo xtask concurrency` runs them; nothing of this is in any other build.
+//! Concurrency tests: a checker runs the code of this crate and chooses which thread or task continues wherever two of
+//! them could meet. `cargo xtask concurrency` runs them; no other build contains them.
 //!
-//! Threads, tasks, locks, atomics, `Notify` and channels are those of [shuttle](https://docs.rs/shuttle) and its model of
-//! tokio, in place of those of the standard library and tokio ([`crate::sync`]). Time is a [`clock`] that
-//! advances only when a proof says so. So a wake-up that is lost is not made up for by any timer: nothing can go on, the checker
-//! calls it a deadlock, and the proof fails.
+//! Threads, tasks, locks, atomics, `Notify` and channels are those of [shuttle](https://docs.rs/shuttle) and its model
+//! of tokio, in place of those of the standard library and tokio ([`crate::sync`]). Time is a [`clock`] that advances
+//! only when a test advances it. So no timer hides a lost wake-up: nothing can continue, the checker reports a
+//! deadlock, and the test fails.
 //!
-//! What this cannot show: the order in which memory becomes visible (every atomic counts as `SeqCst`), what tokio's own
-//! code does, a call of a store that is cut off by its time limit, and the stores that talk to a database.
+//! These tests cannot show: the order in which memory becomes visible (every atomic counts as `SeqCst`), the behaviour
+//! of tokio's own code, a store call that is cut off by its time limit, and the stores that use a database.
 
 pub(crate) mod bytes;
 pub(crate) mod claims;

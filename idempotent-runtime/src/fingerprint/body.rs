@@ -1,4 +1,4 @@
-//! What a request brings: its media type, its content codings and its content.
+//! Digests the body of a request: its media type, its content codings and its content.
 
 use http::{HeaderMap, HeaderValue, header};
 use mediatype::{MediaType, ReadParams as _, names};
@@ -8,12 +8,12 @@ use crate::fingerprint::builder::PartDigest;
 use crate::fingerprint::builder::{Piece, Pieces};
 use crate::fingerprint::canonical::canonical_json;
 
-/// What of a body counts.
+/// The form of a body that is digested.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyForm {
-    /// Its bytes; those of a multipart body but for the boundary.
+    /// Its bytes; those of a multipart body without the boundary.
     Bytes,
-    /// The canonical form, where it is JSON.
+    /// Its canonical form, if it is JSON.
     Json,
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -
         return pieces.finish();
     };
     if let Some(segments) = segments(&media_type, body).filter(|_| !is_coded) {
-        // Clients draw the boundary anew for each attempt.
+        // Clients choose a new boundary for each attempt.
         digest_media_type(&mut pieces, &media_type, false);
         for segment in segments {
             pieces.piece(Piece::Segment, segment);
@@ -47,8 +47,8 @@ pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -
     pieces.finish()
 }
 
-/// The names in `Content-Encoding`, and whether there is one: the body is then neither JSON nor multipart yet. A layer that has
-/// decoded it has removed the header.
+/// Digests the names in `Content-Encoding`. Returns whether there is one: such a body can be read neither as JSON nor
+/// as multipart. A layer that has decoded the body has removed the header.
 fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::CONTENT_ENCODING);
     let codings = lines.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
@@ -63,7 +63,8 @@ fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
     is_coded
 }
 
-/// Whether a multipart body may be divided in several ways: readers differ in which parameter of one name they take.
+/// Returns whether a multipart body can be divided in several ways: if the boundary occurs twice, readers differ in
+/// which one they take.
 pub(crate) fn has_several_boundaries(headers: &HeaderMap) -> bool {
     let mut media_types = headers.get_all(header::CONTENT_TYPE).iter().filter_map(parsed);
     media_types.any(|media_type| {
@@ -93,10 +94,11 @@ fn is_json(media_type: &MediaType<'_>) -> bool {
     is_plain || media_type.suffix == Some(names::JSON)
 }
 
-/// The bytes of a multipart body before, between and after its boundaries: preamble, parts, epilogue.
+/// Returns the bytes of a multipart body before, between and after its boundaries: preamble, parts, epilogue.
 ///
-/// `None` if it is no multipart body, or if two readers could divide it in two ways: then the boundary counts too. A
-/// delimiter is at the start of a line and fills it (RFC 2046, section 5.1.1); in the middle of a line it is content.
+/// `None` if it is not a multipart body, or if two readers could divide it in two ways: then the boundary is digested
+/// too. A delimiter begins at the start of a line and fills the line (RFC 2046, section 5.1.1); in the middle of a line
+/// it is content.
 fn segments<'a>(media_type: &MediaType<'_>, body: &'a [u8]) -> Option<Vec<&'a [u8]>> {
     if media_type.ty != names::MULTIPART {
         return None;
@@ -128,7 +130,7 @@ fn segments<'a>(media_type: &MediaType<'_>, body: &'a [u8]) -> Option<Vec<&'a [u
     is_closed.then_some(segments)
 }
 
-/// Without the spaces that gateways may add to a delimiter.
+/// Removes the spaces that gateways may add to a delimiter.
 fn without_padding(line: &[u8]) -> &[u8] {
     let padding = line.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     &line[padding..]

@@ -1,4 +1,4 @@
-//! Puts a fingerprint together from the digests of its parts.
+//! Builds a fingerprint from the digests of its parts.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha2::{Digest, Sha256};
@@ -10,7 +10,7 @@ use crate::fingerprint::difference::{SLOTS, slot_of};
 #[derive(Clone, Copy)]
 pub(crate) struct PartDigest([u8; 32]);
 
-/// What a piece of a part is.
+/// The kind of a piece of a part.
 #[derive(Clone, Copy)]
 pub(super) enum Piece {
     Method,
@@ -34,7 +34,8 @@ pub(super) enum Piece {
     OriginalQuery,
 }
 
-/// Collects the pieces of a part; each goes in with its kind and length, so that no two lists of pieces meet.
+/// Collects the pieces of a part. Each is digested with its kind and length, so two different lists of pieces have
+/// different digests.
 pub(super) struct Pieces(Sha256);
 
 impl Pieces {
@@ -47,7 +48,7 @@ impl Pieces {
         self.0.update(bytes);
     }
 
-    /// Of text whose case says nothing.
+    /// Adds text in lower case, because its case has no meaning.
     pub(super) fn in_lower_case(&mut self, kind: Piece, text: &[u8]) {
         self.begin(kind, text.len());
         let mut lower = [0; 32];
@@ -94,8 +95,9 @@ impl Credentials {
     }
 }
 
-/// The case of a scheme says nothing (RFC 9110, section 11.1), nor does the number of spaces after it: `bearer  t` and `Bearer t`
-/// are one credential. A value without a space may be no scheme, and stays as it is.
+/// Writes the scheme of a credential in one form. The case of a scheme has no meaning (RFC 9110, section 11.1), and
+/// neither has the number of spaces after it: `bearer  t` and `Bearer t` are the same credential. A value without a
+/// space may have no scheme, and stays as it is.
 fn with_usual_scheme(line: &HeaderValue) -> HeaderValue {
     let Some(end) = line.as_bytes().iter().position(|&byte| byte == b' ') else { return line.clone() };
     let (scheme, rest) = line.as_bytes().split_at(end);
@@ -117,8 +119,8 @@ fn with_usual_scheme(line: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(&usual).unwrap_or_else(|_| line.clone())
 }
 
-/// HTTP/2 and HTTP/3 may send each cookie in a line of its own, and a retry may come by another version, or through a proxy that
-/// joins them (RFC 9113, section 8.2.3).
+/// Joins the cookie lines. HTTP/2 and HTTP/3 may send each cookie in a separate line, and a retry may use another
+/// version, or come through a proxy that joins them (RFC 9113, section 8.2.3).
 fn in_one_line<'a>(mut lines: impl Iterator<Item = &'a HeaderValue>) -> Option<HeaderValue> {
     let first = lines.next()?;
     let mut whole = None;
@@ -133,7 +135,7 @@ fn in_one_line<'a>(mut lines: impl Iterator<Item = &'a HeaderValue>) -> Option<H
     }
 }
 
-/// What a request asks for, part by part, as no store gets to see it: see [`salted`](crate::fingerprint::salted).
+/// The digests of a request, part by part. No store gets them in this form: see [`salted`](crate::fingerprint::salted).
 #[derive(Clone)]
 pub(crate) struct RequestDigest {
     whole: [u8; 32],
@@ -142,17 +144,17 @@ pub(crate) struct RequestDigest {
 }
 
 impl RequestDigest {
-    /// Of all parts.
+    /// Returns the digest of all parts.
     pub(crate) fn whole(&self) -> &[u8; 32] {
         &self.whole
     }
 
-    /// Of the credential headers, if a caller was not named.
+    /// Returns the digests of the credential headers, if no caller was named.
     pub(crate) fn credentials(&self) -> impl Iterator<Item = &[u8; 32]> {
         self.parts().filter(|(part, _)| *part >= FIRST_SLOT).map(|(_, digest)| digest)
     }
 
-    /// The number and the digest of each part that it has.
+    /// Returns the number and the digest of each part that the request has.
     pub(super) fn parts(&self) -> impl Iterator<Item = (u8, &[u8; 32])> {
         self.parts.iter().map(|(part, digest)| (*part, &digest.0))
     }
@@ -177,12 +179,12 @@ impl FingerprintBuilder {
         self.part(TARGET, digest);
     }
 
-    /// Of the body, or of the value in its place.
+    /// Adds the digest of the body, or of the value in its place.
     pub(crate) fn body(&mut self, digest: PartDigest) {
         self.part(BODY, digest);
     }
 
-    /// `names` is the list that the credentials were collected by.
+    /// Adds the credentials. `names` is the list by which they were collected.
     pub(crate) fn credentials(&mut self, names: &[HeaderName], credentials: &Credentials) {
         let mut slots = [const { None }; SLOTS.len()];
         let mut last = None;

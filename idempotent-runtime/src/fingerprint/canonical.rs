@@ -1,24 +1,24 @@
-//! The canonical form of JSON, as RFC 8785 has it but for numbers: there they are doubles, in which the ids 2^53 and 2^53 + 1
-//! are one. Here two numbers are the same if they have the same value.
+//! The canonical form of JSON. It follows RFC 8785 except for numbers. RFC 8785 reads numbers as doubles, and then the
+//! ids 2^53 and 2^53 + 1 are equal. Here two numbers are the same if they have the same value.
 
 use serde::de::IgnoredAny;
 
-/// The depth to which `serde_json` itself reads.
+/// The depth up to which `serde_json` reads.
 const DEEPEST: usize = 128;
 
-/// `None` for what is no JSON, and for what readers may take for different values: a member that occurs twice, a string with
-/// half of a surrogate pair, a number whose exponent no reader can hold.
+/// Returns the canonical form. `None` if the text is not JSON, or if readers may take it for different values: a member
+/// that occurs twice, a string with half of a surrogate pair, a number whose exponent no reader can hold.
 pub(super) fn canonical_json(text: &[u8]) -> Option<Vec<u8>> {
     let text = str::from_utf8(text).ok()?;
-    // From here on the text is JSON, so that the walk need not look for errors of syntax.
+    // From here on the text is known to be JSON, so the walk need not check the syntax.
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     let mut canonical = Vec::with_capacity(text.len());
     Walk { rest: text }.value(&mut canonical, DEEPEST)?;
     Some(canonical)
 }
 
-/// Writes a number by its value: no two ways to write one differ, and no two values meet. `None` if its exponent is beyond
-/// 64 bits.
+/// Writes a number by its value: all forms of one value have the same text, and two values have different texts.
+/// Returns `None` if the exponent needs more than 64 bits.
 pub(super) fn write_number(text: &str, canonical: &mut Vec<u8>) -> Option<()> {
     let (sign, magnitude) = text.strip_prefix('-').map_or(("", text), |magnitude| ("-", magnitude));
     let (decimal, exponent) = magnitude.split_once(['e', 'E']).unwrap_or((magnitude, "0"));
@@ -39,7 +39,7 @@ pub(super) fn write_string(text: &str, canonical: &mut Vec<u8>) {
     serde_json::to_writer(canonical, text).expect("text serialises");
 }
 
-/// Goes through text that is known to be JSON.
+/// Walks through text that is known to be JSON.
 struct Walk<'a> {
     rest: &'a str,
 }
@@ -124,7 +124,7 @@ impl<'a> Walk<'a> {
         serde_json::from_str(self.take(end + 2)).ok()
     }
 
-    /// A bracket, comma or colon.
+    /// Reads a bracket, comma or colon.
     fn punctuation(&mut self) -> Option<char> {
         self.rest = self.rest.trim_ascii_start();
         self.take(1).chars().next()

@@ -1,4 +1,4 @@
-//! The hints of a fingerprint: which part of another request differs.
+//! The hints of a fingerprint. They tell which part of another request differs.
 
 use std::ops::Range;
 
@@ -6,33 +6,33 @@ use http::HeaderName;
 
 use crate::fingerprint::Fingerprint;
 
-/// Behind the id of the secret.
+/// The bytes of the digest of all parts, behind the id of the secret.
 pub(super) const WHOLE: Range<usize> = 4..20;
 const TARGET: Range<usize> = 20..22;
 const BODY: Range<usize> = 22..24;
 pub(super) const SLOTS: [Range<usize>; 4] = [24..26, 26..28, 28..30, 30..32];
-/// By the number of the part.
+/// The bytes of each hint, by the number of the part.
 pub(super) const HINTS: [Range<usize>; 6] = {
     let [first, second, third, fourth] = SLOTS;
     [TARGET, BODY, first, second, third, fourth]
 };
 
-/// The slot of a credential header, by its place in the registry's list.
+/// Returns the slot of a credential header, by its place in the registry's list.
 pub(super) fn slot_of(place: usize) -> usize {
     place % SLOTS.len()
 }
 
-/// The part in which two requests differ; of several, the first in this order.
+/// The part in which two requests differ. If several differ, the first in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Difference {
-    /// In one header, if the hints tell in which.
+    /// One credential header differs. Contains its name, if the hints identify it.
     Credentials(Option<HeaderName>),
     Target,
     Body,
 }
 
 impl Difference {
-    /// For logs and metrics.
+    /// Returns the name of the part for logs and metrics.
     pub(crate) fn as_str(&self) -> &'static str {
         match self {
             Self::Credentials(_) => "credentials",
@@ -41,7 +41,7 @@ impl Difference {
         }
     }
 
-    /// The name of the header, or nothing.
+    /// Returns the name of the header, or an empty text.
     pub(crate) fn header(&self) -> &str {
         match self {
             Self::Credentials(Some(header)) => header.as_str(),
@@ -51,7 +51,8 @@ impl Difference {
 }
 
 impl Fingerprint {
-    /// In what a request differs, whose fingerprint was made with the same secret and whose credential headers have these names; none where a caller is named.
+    /// Returns the part in which a request differs from this one. Both fingerprints must be made with the same secret.
+    /// `names` are the names of the credential headers; the list is empty if a caller is named.
     pub(crate) fn difference(self, other: Self, names: &[HeaderName]) -> Difference {
         let differing: Vec<usize> = (0..SLOTS.len()).filter(|&slot| self.differs_in(other, &SLOTS[slot])).collect();
         match differing[..] {
@@ -59,7 +60,8 @@ impl Fingerprint {
             [_, ..] if !names.is_empty() => Difference::Credentials(None),
             _ if self.differs_in(other, &TARGET) => Difference::Target,
             _ if self.differs_in(other, &BODY) || names.is_empty() => Difference::Body,
-            // All hints agree by chance: those of the credentials are the shortest.
+            // All hints are equal by chance. This is most likely for the hints of the credentials, which are the
+            // shortest.
             _ => Difference::Credentials(None),
         }
     }
@@ -69,11 +71,11 @@ impl Fingerprint {
     }
 }
 
-/// What a lock of PostgreSQL can carry of a fingerprint: 12 bits of the credentials, 10 of the target and 10 of the body; and half of the
-/// key id, without which they say nothing.
+/// The bits of a fingerprint that a PostgreSQL lock can carry: 12 bits of the credentials, 10 of the target and 10 of
+/// the body. A second value carries half of the key id, without which the other bits have no meaning.
 #[cfg(feature = "postgres")]
 impl Fingerprint {
-    /// Half of the key id.
+    /// Returns half of the key id.
     pub(crate) fn key_id_bits(self) -> u16 {
         u16::from_le_bytes([self.0[0], self.0[1]]) ^ u16::from_le_bytes([self.0[2], self.0[3]])
     }
@@ -85,7 +87,8 @@ impl Fingerprint {
         ((credentials & 0xfff) << 20 | (number(TARGET) & 0x3ff) << 10 | number(BODY) & 0x3ff).cast_signed()
     }
 
-    /// The fingerprint of a request of which only these bits are known: it differs from this one in the same parts.
+    /// Returns the fingerprint of a request of which only these bits are known: it differs from this one in the same
+    /// parts.
     pub(crate) fn with_bits(self, bits: i32) -> Self {
         let differing = (self.bits() ^ bits).cast_unsigned();
         let mut bytes = self.0;

@@ -7,7 +7,7 @@ use crate::fingerprint::builder::PartDigest;
 use crate::fingerprint::builder::{Piece, Pieces};
 use crate::fingerprint::canonical::{write_number, write_string};
 
-/// Why a value has no digest. What it holds is not told: it is a client's.
+/// The reason why a value has no digest. It does not contain the value, which comes from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unserialisable {
     #[error("it holds a float that is infinite or not a number, which no canonical form tells apart")]
@@ -16,10 +16,10 @@ pub(crate) enum Unserialisable {
     Failed,
 }
 
-/// The digest of the value's canonical form: as JSON, the members sorted and numbers by their value, so that it does not
-/// depend on a compiler, a machine or the order of a map.
+/// Returns the digest of the value's canonical form: JSON with sorted members and with numbers by their value. So it
+/// does not depend on a compiler, a machine or the order of a map.
 pub(crate) fn digest_of_value<V: Serialize + ?Sized>(value: &V) -> Result<PartDigest, Unserialisable> {
-    // By way of a tree, because JSON writes `null` for a float that is not finite.
+    // Serialised to a tree first, because JSON writes `null` for a float that is not finite.
     let tree = Value::serialized(&value).map_err(|_| Unserialisable::Failed)?;
     let mut canonical = Vec::new();
     write(&tree, &mut canonical)?;
@@ -37,7 +37,7 @@ fn write(value: &Value, canonical: &mut Vec<u8>) -> Result<(), Unserialisable> {
         Value::Float(float) if float.is_finite() => number(&format!("{float:e}"), canonical)?,
         Value::Float(_) => return Err(Unserialisable::NotFinite),
         Value::Text(text) => write_string(text, canonical),
-        // What JSON has no form for is told apart by its first letter.
+        // Values that JSON cannot represent are distinguished by the first letter of their text.
         Value::Bytes(bytes) => {
             canonical.push(b'x');
             for byte in bytes {

@@ -1,4 +1,4 @@
-//! The digest of what a request asks for: a reused key must bring the same one.
+//! The digest of a request's content: a reused key must come with the same content.
 
 pub(crate) mod body;
 pub(crate) mod builder;
@@ -42,17 +42,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-// A processor stalls where a value that was just written in words is read at odd places, as within an enum.
+// Aligned, because without this it would lie at odd offsets within an enum. Reading a value there that was just written
+// in words stalls the processor.
 #[repr(align(8))]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint with these bytes.
+    /// Creates the fingerprint with these bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -1,7 +1,7 @@
-//! Fingerprints as stores have them: salted with their record key, and keyed if the registry has a secret.
+//! Fingerprints in the form that stores get: salted with their record key, and keyed if the registry has a secret.
 //!
-//! Equal requests under two keys have different fingerprints, part by part. So a reader of a store cannot see that two clients
-//! sent the same, and must guess anew for each record.
+//! Equal requests under two keys have different fingerprints, and each part differs. So a reader of a store cannot see
+//! that two clients sent the same content, and must guess separately for each record.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use crate::fingerprint::Fingerprint;
 use crate::fingerprint::builder::RequestDigest;
 use crate::fingerprint::difference::{HINTS, WHOLE};
 
-/// Names the secret of a fingerprint, or says that it has none. It is in the fingerprint's first bytes, so it is stored with each
-/// claim and each record.
+/// Identifies the secret of a fingerprint, or says that it has none. It is in the fingerprint's first bytes, so it is
+/// stored with each claim and each record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeyId([u8; 4]);
 
 impl KeyId {
-    /// Of a registry without a secret. The number is the version of the format.
+    /// The id of a registry without a secret. The number is the version of the format.
     pub(crate) const UNKEYED: Self = Self([0, 0, 0, 1]);
 
     #[cfg(feature = "seal")]
@@ -27,39 +27,39 @@ impl KeyId {
 }
 
 impl Fingerprint {
-    /// What it was made with.
+    /// Returns the id of the secret with which it was made.
     pub(crate) fn key_id(self) -> KeyId {
         KeyId(self.0[..WHOLE.start].try_into().expect("four bytes"))
     }
 }
 
-/// As logs name it.
+/// The form in logs.
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-/// What the fingerprints of one record key begin with, under one secret or without one.
+/// The salt of all fingerprints of one record key, under one secret or without one.
 pub(crate) struct Salt {
     id: KeyId,
-    /// The first half goes into each digest. The second half is the hint at a part that the request does not have.
+    /// The first half goes into each digest. The second half is the hint for a part that the request does not have.
     bytes: [u8; 32],
 }
 
 const LENGTH: usize = 16;
-/// Differs from the numbers of all parts.
+/// The number in the digest of all parts. No single part has this number.
 const OF_WHOLE: u8 = 0xff;
 
 impl Salt {
     pub(crate) fn unkeyed(record_key: &str) -> Self {
-        // The digest of the record key alone is its name under `digest_keys`. One byte more tells the two apart, and a key with a
-        // UUID still fits into one block.
+        // The digest of the record key alone is the stored key under `digest_keys`. An additional byte makes the salt
+        // different from it, and a key with a UUID still fits into one block.
         let salt = Sha256::new_with_prefix([1]).chain_update(record_key);
         Self { id: KeyId::UNKEYED, bytes: salt.finalize().into() }
     }
 
-    /// `bytes` is the MAC of the record key.
+    /// Creates the salt of a registry with a secret. `bytes` is the MAC of the record key.
     #[cfg(feature = "seal")]
     pub(crate) fn keyed(id: KeyId, bytes: [u8; 32]) -> Self {
         Self { id, bytes }
@@ -81,8 +81,8 @@ impl Salt {
     }
 }
 
-/// Salt, number and digest fit into one block of SHA-256. All have a fixed length, and only the beginning of the result is kept:
-/// with a secret salt, it is as good as a MAC.
+/// Returns the salted digest of a part. Salt, number and digest fit into one block of SHA-256. All have a fixed length,
+/// and only the beginning of the result is kept, so with a secret salt it is as good as a MAC.
 fn salted(salt: &[u8], part: u8, digest: &[u8; 32]) -> [u8; 32] {
     Sha256::new_with_prefix(salt).chain_update([part]).chain_update(digest).finalize().into()
 }

@@ -1,4 +1,4 @@
-//! Where a request goes: method, authority, path and query.
+//! Digests the target of a request: method, authority, path and query.
 
 use std::borrow::Cow;
 
@@ -12,13 +12,13 @@ use percent_encoding::percent_decode_str;
 use crate::fingerprint::builder::PartDigest;
 use crate::fingerprint::builder::{Piece, Pieces};
 
-/// Both the URI that was routed and the one with which the request came in count. A middleware that rewrites the path may have
-/// taken a tenant out of it: only the first one still has it. The first one of a forwarded request is stale: only the second
-/// one tells it from others of its sender.
+/// Digests both the URI that was routed and the one with which the request arrived. If a middleware that rewrites the
+/// path has removed a tenant from it, only the URI of arrival contains the tenant. In a forwarded request the URI of
+/// arrival is stale, and only the routed URI distinguishes it from other requests of its sender.
 pub(crate) fn digest_of_target(request: &mut Request, counts_query: bool) -> PartDigest {
     let [uri, original] = uris(request);
     let is_rewritten = !stripped(uri.path(), original.path()).is_some_and(|stripped| stripped.is_empty());
-    // Always where routers are nested: a stale original may look like a genuine one.
+    // If routers are nested, their result always counts: a stale original URI may look like a genuine one.
     let is_routed = is_rewritten || request.extensions().get::<NestedPath>().is_some();
     let routed = if is_routed { Routed::of(request) } else { Routed::default() };
     let [uri, original] = uris(request);
@@ -36,39 +36,40 @@ pub(crate) fn digest_of_target(request: &mut Request, counts_query: bool) -> Par
     pieces.finish()
 }
 
-/// The one that was routed, and the one with which the request came in.
+/// Returns the URI that was routed, and the one with which the request arrived.
 fn uris(request: &Request) -> [&Uri; 2] {
     let uri = request.uri();
     [uri, request.extensions().get().map_or(uri, |OriginalUri(original)| original)]
 }
 
-/// What the original path tells beyond the routed one. The spelling of what both have in common tells nothing: a middleware that
-/// normalises paths has made one of all, and a retry may have another.
+/// Digests the segments that only the original path has. Differences of spelling in the part that both have do not
+/// count: a middleware that normalises paths makes all spellings equal, and a retry may use another spelling.
 fn original_path(pieces: &mut Pieces, [uri, original]: [&Uri; 2], routed: &Routed) {
     let mut count = |segment: &str| pieces.piece(Piece::OriginalPath, segment.as_bytes());
     match stripped(uri.path(), original.path()) {
         Some(stripped) if routed.has_stripped(&stripped) => {}
         Some(stripped) => {
             stripped.into_iter().for_each(&mut count);
-            // The routed path follows. No segment is empty.
+            // The routed path follows. An empty segment separates the two, because no other segment is empty.
             count("");
         }
         None => segments(original.path()).for_each(count),
     }
 }
 
-/// The authority is its host in lower case, without the port: processes of one service may listen on different ports, and a
-/// retry may reach any of them.
+/// Digests the authority: the host in lower case, without the port. Processes of one service may listen on different
+/// ports, and a retry may reach any of them.
 fn authority(pieces: &mut Pieces, [uri, original]: [&Uri; 2], headers: &HeaderMap) {
     let hosts = || headers.get_all(header::HOST).iter().map(host_of);
-    // What the request's first line names is what the request is for, whatever the header says (RFC 9112, section 3.2.2).
+    // The authority in the request's first line takes precedence over the header (RFC 9112, section 3.2.2).
     let [host, first] = [uri.authority().or(original.authority()), original.authority()]
         .map(|authority| authority.map(|authority| authority.host().as_bytes()));
     let Some(host) = host else {
         return hosts().for_each(|line| pieces.in_lower_case(Piece::Authority, &line));
     };
     pieces.in_lower_case(Piece::Authority, host);
-    // But a handler may read the header: where it names another host, that counts too. HTTP/2 has the authority in its place.
+    // But a handler may read the header, so another host in it counts too. HTTP/2 has the authority in place of the
+    // header.
     let first = first.filter(|first| !hosts().any(|line| line.eq_ignore_ascii_case(first)));
     for other in first.map(Cow::Borrowed).into_iter().chain(hosts()) {
         if !other.eq_ignore_ascii_case(host) {
@@ -86,10 +87,11 @@ fn query(pieces: &mut Pieces, [uri, original]: [&Uri; 2]) {
     }
 }
 
-/// What the routers have made of the path. Of a request that was forwarded with another URI, the original one tells nothing.
+/// The result of the routers for the path. If a request was forwarded with another URI, its original URI has no
+/// meaning.
 #[derive(Default)]
 struct Routed {
-    /// The paths under which the routers are nested, one after the other.
+    /// The paths under which the routers are nested, joined.
     nested: Option<NestedPath>,
     parameters: Option<RawPathParams>,
 }
@@ -97,7 +99,7 @@ struct Routed {
 impl Routed {
     fn of(request: &mut Request) -> Self {
         let nested = request.extensions().get().cloned();
-        // They are in the extensions, so that there is nothing to wait for.
+        // The parameters are in the extensions, so this is ready at once.
         let parameters = request.extract_parts::<RawPathParams>().now_or_never().and_then(Result::ok);
         Self { nested, parameters }
     }
@@ -112,7 +114,8 @@ impl Routed {
         }
     }
 
-    /// Whether these segments are, but for their spelling, those that nested routers have matched: they count as such.
+    /// Returns whether nested routers have matched these segments, in any spelling. Then the segments count like the
+    /// matched ones.
     fn has_stripped(&self, stripped: &[&str]) -> bool {
         let Some(nested) = &self.nested else { return false };
         let nested: Vec<_> = segments(nested.as_str()).collect();
@@ -120,7 +123,7 @@ impl Routed {
             let Some(name) = nested.strip_prefix('{').and_then(|name| name.strip_suffix('}')) else {
                 return normal(stripped).eq(nested.bytes().map(lower));
             };
-            // Their values are decoded.
+            // The values of parameters are decoded.
             self.parameters().any(|(it, value)| it == name && normal(stripped).eq(value.bytes().map(lower)))
         };
         nested.len() == stripped.len() && nested.iter().zip(stripped).all(is_match)
@@ -131,7 +134,7 @@ impl Routed {
     }
 }
 
-/// Without its port; the whole line where it is no authority.
+/// Returns the host without its port, or the whole line if it is not an authority.
 fn host_of(line: &HeaderValue) -> Cow<'_, [u8]> {
     match Authority::try_from(line.as_bytes()) {
         Ok(authority) => Cow::Owned(authority.host().as_bytes().to_vec()),
@@ -139,7 +142,7 @@ fn host_of(line: &HeaderValue) -> Cow<'_, [u8]> {
     }
 }
 
-/// The segments in front of the routed path, if the original path ends with the routed one in any spelling.
+/// Returns the segments before the routed path, if the original path ends with the routed one in any spelling.
 fn stripped<'a>(routed: &str, original: &'a str) -> Option<Vec<&'a str>> {
     if routed == original {
         return Some(Vec::new());
@@ -150,7 +153,7 @@ fn stripped<'a>(routed: &str, original: &'a str) -> Option<Vec<&'a str>> {
     is_same.then_some(original)
 }
 
-/// In one spelling.
+/// Returns the segment in a single spelling.
 fn normal(segment: &str) -> impl Iterator<Item = u8> {
     percent_decode_str(segment).map(lower)
 }
@@ -163,7 +166,7 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }
 
-/// Whether both have the same parameters, in whatever order.
+/// Returns whether both queries have the same parameters, in any order.
 fn is_same_query(routed: Option<&str>, original: Option<&str>) -> bool {
     let parameters = |query: Option<&str>| {
         let parameters = query.unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty());

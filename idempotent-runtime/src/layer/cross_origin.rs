@@ -1,4 +1,4 @@
-//! Tells the developer that a `CorsLayer` is on the wrong side of the layer.
+//! Warns the developer if a `CorsLayer` is on the wrong side of the layer.
 
 use http::HeaderMap;
 

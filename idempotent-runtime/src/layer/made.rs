@@ -1,4 +1,4 @@
-//! The policies of the layers that the program has made, for operators and tests: no linker gathers them.
+//! The policies of the layers that the program has created, for operators and tests. The linker cannot gather them.
 
 use std::sync::{Arc, Weak};
 
@@ -13,7 +13,7 @@ pub(super) fn add(policy: &Arc<Policy>) {
     made.push(Arc::downgrade(policy));
 }
 
-/// Those of the layers that are still there.
+/// Returns the policies of the layers that still exist.
 pub(crate) fn policies_of_layers() -> Vec<Arc<Policy>> {
     lock(&MADE).iter().filter_map(Weak::upgrade).collect()
 }

@@ -41,7 +41,7 @@ use crate::sync::{Mutex, lock};
 
 /// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one handler.
 ///
-/// An annotated handler beneath a layer keeps its own policy: it is written where it is reviewed. It can name the caller,
+/// An annotated handler beneath a layer keeps its own policy: it is written and reviewed there. It can name the caller,
 /// another key, or what a retry must repeat. If the handler's own guard takes a request, the layer keeps
 /// duplicates out meanwhile and records nothing. Nothing is recorded twice, and no layer of another scope weakens the
 /// policy of a handler.
@@ -70,25 +70,25 @@ use crate::sync::{Mutex, lock};
 ///   have different [credentials](crate::RegistryBuilder::credential_headers).
 /// - Responses of extractors, fallbacks and layers beneath it are recorded like those of handlers.
 /// - The body of a keyed request is read into memory before it is passed on, up to
-///   [`max_request_body`](Self::max_request_body); a longer body gets 413. The limits beneath the layer apply afterwards, as to a
-///   request without a key. With [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint) the body is not read.
+///   [`max_request_body`](Self::max_request_body); a longer body gets 413. The limits beneath the layer apply
+///   afterwards, as to a request without a key. With [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint)
+///   the body is not read.
 /// - A keyed request has no `Accept-Encoding` beneath the layer, so that no record is compressed for one client. A compression
 ///   around the layer compresses replays too.
 /// - A response with `Access-Control-*` is recorded without these headers, because a retry may come from another origin: put
 ///   CORS around the layer, or name the headers in [`keep_headers`](crate::PolicyBuilder::keep_headers). The first such
 ///   response logs a WARN.
-/// - The layer is always ready. It waits until the service beneath it is ready when it calls that service, so a replay, a
-///   rejection and a duplicate that waits take no place of a concurrency limit beneath it. A request that waits for such a place
-///   holds its key. To reject requests under load, put the limit and the load shedding around the layer. If the service fails to
-///   become ready, nothing has run, and the key is free.
-/// - If the policy is [`required`](crate::PolicyBuilder::required), the order decides what a request without a key gets if no route
-///   takes it: see the guide's page [`layer`](crate::guide::layer#required).
-/// - A layer *beneath* it, such as a timeout, may drop the service's future. This ends the handler in the middle of its work,
-///   and the response of that layer counts as the handler's. Put such layers around the
-///   `IdempotencyLayer`: then they cannot stop the service. A
-///   handler beneath it with a guard of its own continues without it; if that guard has the same scope, the claim lasts until
-///   that handler ends. If a response that the handler's policy records does not reach the layer, and the layer records no other
-///   one, the claim ends as after a crash.
+/// - The layer is always ready. It waits until the service beneath it is ready when it calls that service, so a replay,
+///   a rejection and a duplicate that waits hold no permit of a concurrency limit beneath it. A request that waits for
+///   such a permit holds its key. To reject requests under load, put the limit and the load shedding around the layer.
+///   If the service fails to become ready, nothing has run, and the key is free.
+/// - If the policy is [`required`](crate::PolicyBuilder::required), the order decides what a request without a key gets
+///   if no route takes it: see the guide's page [`layer`](crate::guide::layer#required).
+/// - A layer *beneath* it, such as a timeout, may drop the service's future. This ends the handler in the middle of its
+///   work, and the response of that layer counts as the handler's. Put such layers around the `IdempotencyLayer`: then
+///   they cannot stop the service. A handler with its own guard beneath the layer continues; if that guard has the same
+///   scope, the claim lasts until that handler ends. If a response that the handler's policy records does not reach the
+///   layer, and the layer records no other one, the claim ends as after a crash.
 /// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If it returns
 ///   the response as it is, the handler's guard records it. If it makes a response itself, or returns the response to a request
 ///   with another key, the layer records that one. It records no rejection of a guard beneath it, whatever the key, unless the
@@ -218,7 +218,7 @@ impl IdempotencyLayer {
         self
     }
 
-    /// The policy.
+    /// Returns the policy.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
@@ -228,7 +228,7 @@ impl<S> Layer<S> for IdempotencyLayer {
     type Service = IdempotencyService<S>;
 
     fn layer(&self, inner: S) -> IdempotencyService<S> {
-        // By now the recorder is installed.
+        // The recorder of metrics is installed by now.
         self.series.call_once(|| begin_series_of_scope(self.policy.scope()));
         IdempotencyService { layer: self.clone(), inner }
     }
@@ -255,7 +255,7 @@ where
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response, S::Error>>;
 
-    /// Always ready: most answers need no call of the service beneath, and a request that waits must not hold its place there.
+    /// Always ready: most answers need no call of the service, and a waiting request must not hold its permit.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -280,7 +280,7 @@ impl IdempotencyLayer {
             poll_fn(|cx| inner.poll_ready(cx)).await?;
             return inner.call(request).await.map(|response| without_foreign_headers(response.map(Body::new)));
         };
-        // A response that is encoded for this client may be replayed to another one.
+        // A response that is encoded for this client may be replayed to another client.
         request.headers_mut().remove(ACCEPT_ENCODING);
         let error = Arc::new(Mutex::new(None));
         let kept_error = Arc::clone(&error);
@@ -311,7 +311,7 @@ impl IdempotencyLayer {
         error.map_or(Ok(response), Err)
     }
 
-    /// The gate of a request that has a key or is rejected without one; `None` if the request passes unguarded.
+    /// Returns the gate of a request that has a key or needs one; `None` if the request passes unguarded.
     async fn gate(&self, request: &mut Request) -> Option<(Gate, Arc<Execution>)> {
         let policy = &self.policy;
         if !policy.guards(request.method()) {

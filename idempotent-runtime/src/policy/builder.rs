@@ -1,4 +1,4 @@
-//! A policy that is built at run time, for the layer.
+//! Builds a policy at run time, for the layer.
 
 use std::panic::Location;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::policy::values::{
 };
 use crate::policy::{Built, CacheIf, Policy};
 
-/// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute, except
-/// the ones that need a handler's arguments.
+/// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute,
+/// except the ones that need a handler's arguments.
 ///
 /// # Examples
 ///
@@ -46,10 +46,10 @@ pub struct PolicyBuilder {
 }
 
 impl Policy {
-    /// A policy with this scope, and options to follow. The defaults are those of the attribute.
+    /// Begins a policy with this scope. The defaults of its options are those of the attribute.
     ///
-    /// Policies of handlers and layers with the same scope replay each other's records. `install` compares only the scopes of
-    /// handlers, because a layer can be created at any time.
+    /// Policies of handlers and layers with the same scope replay each other's records. `install` compares only the
+    /// scopes of handlers, because a layer can be created at any time.
     #[track_caller]
     pub fn builder(scope: impl Into<String>) -> PolicyBuilder {
         let location = Location::caller();
@@ -76,14 +76,14 @@ impl Policy {
 }
 
 impl PolicyBuilder {
-    /// How long a record is kept, at least a second and at most 100 years; 24 hours by default.
+    /// Sets how long a record is kept, at least a second and at most 100 years; 24 hours by default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.check("ttl", idempotent_policy::check_ttl(ttl), ".ttl(Duration::from_hours(24))");
         self.settings.ttl = ttl;
         self
     }
 
-    /// The statuses that are recorded; `[200..=299, 303]` by default.
+    /// Sets the statuses that are recorded; `[200..=299, 303]` by default.
     pub fn cache(mut self, statuses: impl IntoIterator<Item = u16>) -> Self {
         let mut statuses: Vec<u16> = statuses.into_iter().collect();
         statuses.sort_unstable();
@@ -113,8 +113,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// The header that carries the key; `idempotency-key` by default. It cannot be one that identifies the client, such as
-    /// `authorization`, or one with another meaning in HTTP, such as `content-type`.
+    /// Sets the header that carries the key; `idempotency-key` by default. It cannot be one that identifies the client,
+    /// such as `authorization`, or one with another meaning in HTTP, such as `content-type`.
     pub fn header(mut self, header: impl AsRef<str>) -> Self {
         if let Some(header) = self.header_name("header", header.as_ref()) {
             let wrong = idempotent_policy::check_key_header(&header).err();
@@ -124,25 +124,25 @@ impl PolicyBuilder {
         self
     }
 
-    /// A request without a key gets 400.
+    /// Rejects requests without a key with 400.
     pub fn required(mut self) -> Self {
         self.settings.required = true;
         self
     }
 
-    /// How a malformed key is treated; [`InvalidKeyPolicy::Reject`] by default.
+    /// Sets how a malformed key is treated; [`InvalidKeyPolicy::Reject`] by default.
     pub fn invalid_key(mut self, policy: InvalidKeyPolicy) -> Self {
         self.settings.invalid_key = policy;
         self
     }
 
-    /// The least number of characters of a key, from 1 to 255; 1 by default. A shorter key is a malformed one.
+    /// Sets the least number of characters of a key, from 1 to 255; 1 by default. A shorter key is a malformed one.
     pub fn min_key_length(mut self, characters: usize) -> Self {
         self.settings.min_key_length = characters;
         self
     }
 
-    /// The form that keys must have; [`KeyFormat::Any`] by default. A key of another form is a malformed one.
+    /// Sets the form that keys must have; [`KeyFormat::Any`] by default. A key of another form is a malformed one.
     ///
     /// # Examples
     ///
@@ -158,8 +158,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// The methods that are guarded; POST, PUT, PATCH and DELETE by default. The name of a method that HTTP does not define, such
-    /// as `QUERY`, stays in memory for as long as the program runs.
+    /// Sets the methods that are guarded; POST, PUT, PATCH and DELETE by default. The name of a method that HTTP does
+    /// not define, such as `QUERY`, stays in memory for as long as the program runs.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.built.methods.clear();
         for method in methods {
@@ -183,22 +183,22 @@ impl PolicyBuilder {
         self
     }
 
-    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like `fingerprint =
-    /// json` of the attribute.
+    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like `fingerprint
+    /// = json` of the attribute.
     pub fn json_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::Json;
         self
     }
 
-    /// A retry need not repeat method, path, query and body. The body then reaches the service as it arrives, whatever its
-    /// length.
+    /// Leaves method, path, query and body out of the fingerprint, so a retry need not repeat them. The body then
+    /// reaches the service as it arrives, whatever its length.
     pub fn without_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::None;
         self
     }
 
-    /// How a duplicate of a running request is answered; [`InFlight::Reject`] by default. `InFlight::Wait(Duration::MAX)`
-    /// waits without a limit.
+    /// Sets how a duplicate of a running request is answered; [`InFlight::Reject`] by default.
+    /// `InFlight::Wait(Duration::MAX)` waits without a limit.
     pub fn in_flight(mut self, in_flight: InFlight) -> Self {
         if let InFlight::Wait(limit) = in_flight
             && limit < SHORTEST_WAIT
@@ -212,22 +212,22 @@ impl PolicyBuilder {
         self
     }
 
-    /// How long a dead process holds a key, at least 100 ms and at most 100 years; 30 seconds by default, or `ttl` if that is
-    /// shorter.
+    /// Sets how long a dead process holds a key, at least 100 ms and at most 100 years; 30 seconds by default, or `ttl`
+    /// if that is shorter.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.check("lease", idempotent_policy::check_lease(lease), ".lease(Duration::from_secs(30))");
         self.lease = Some(lease);
         self
     }
 
-    /// What the next request can do if the process died in the handler; [`AfterCrash::Rerun`] by default.
+    /// Sets what the next request can do if the process died in the handler; [`AfterCrash::Rerun`] by default.
     pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
         self.settings.after_crash = after_crash;
         self
     }
 
-    /// What is recorded of a response whose length is not known before its end; [`Stream::Record`] by default. See
-    /// [the guide](crate::guide::streaming).
+    /// Sets how much is recorded of a response whose length is not known before its end; [`Stream::Record`] by default.
+    /// See [the guide](crate::guide::streaming).
     ///
     /// # Examples
     ///
@@ -243,20 +243,21 @@ impl PolicyBuilder {
         self
     }
 
-    /// The largest recorded body, in bytes; 4 MiB by default.
+    /// Sets the largest recorded body, in bytes; 4 MiB by default.
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.settings.max_body = bytes;
         self
     }
 
-    /// What a retry gets if the first response was too large to record, has no end, or was passed; [`Oversize::Reject`] by default.
+    /// Sets what a retry gets if the first response was too large to record, has no end, or was passed on unrecorded;
+    /// [`Oversize::Reject`] by default.
     pub fn oversize(mut self, oversize: Oversize) -> Self {
         self.settings.oversize = oversize;
         self
     }
 
-    /// Headers that are recorded although the default leaves them out, because they belong to one moment or give one client a
-    /// secret: see [the guide](crate::guide::what_to_cache#what-is-recorded).
+    /// Records these headers although the default leaves them out because they belong to one moment or give one client
+    /// a secret: see [the guide](crate::guide::what_to_cache#what-is-recorded).
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let names = self.header_names("keep_headers", names);
         let wrong = names.iter().filter_map(|name| idempotent_policy::check_kept_header(name).err());
@@ -265,13 +266,13 @@ impl PolicyBuilder {
         self
     }
 
-    /// Headers that are neither recorded nor replayed, although the default does both.
+    /// Neither records nor replays these headers, although the default does both.
     pub fn drop_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.built.drop_headers = self.header_names("drop_headers", names);
         self
     }
 
-    /// The store with this name in the registry, instead of the default store.
+    /// Uses the store with this name in the registry, instead of the default store.
     pub fn store(mut self, store: impl Into<String>) -> Self {
         let store = store.into();
         self.wrong.extend(wrong_name("store", &store));
@@ -279,13 +280,13 @@ impl PolicyBuilder {
         self
     }
 
-    /// What happens to a request if the store cannot be asked; [`OnStoreError::Reject`] by default.
+    /// Sets what happens to a request if the store cannot be asked; [`OnStoreError::Reject`] by default.
     pub fn on_store_error(mut self, policy: OnStoreError) -> Self {
         self.settings.on_store_error = policy;
         self
     }
 
-    /// The policy.
+    /// Builds the policy.
     ///
     /// # Errors
     ///
@@ -320,14 +321,14 @@ impl PolicyBuilder {
         names.into_iter().filter_map(|name| self.header_name(option, name.as_ref())).collect()
     }
 
-    /// In lower case.
+    /// Returns the name in lower case, or notes a mistake.
     fn header_name(&mut self, option: &str, name: &str) -> Option<String> {
         let read = idempotent_policy::header_name(name);
         read.map_err(|wrong| self.wrong.push(format!("`{option}`: {wrong}"))).ok()
     }
 }
 
-/// A lease that is longer than this ttl.
+/// Describes the mistake of a lease that is longer than this ttl.
 pub(crate) fn wrong_lease(wrong: &str, ttl: Duration) -> String {
     format!("`lease` {wrong}; the ttl is {}", humantime::format_duration(ttl))
 }

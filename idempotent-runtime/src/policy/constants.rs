@@ -1,5 +1,5 @@
-//! Constants of the program as values of an attribute. The compiler evaluates these functions: a panic is a compile error, at the
-//! value.
+//! Reads constants of the program as values of an attribute. The compiler evaluates these functions: a panic becomes a
+//! compile error at the value.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ checked_name!(constant_store, "store", "`\"payments\"`");
 
 #[doc(hidden)]
 impl Settings {
-    /// With the default lease, which is never longer than the ttl.
+    /// Sets the default lease, which is never longer than the ttl.
     #[must_use]
     pub const fn with_default_lease(mut self) -> Self {
         if let Ok(lease) = idempotent_policy::lease(None, self.ttl) {
@@ -52,7 +52,7 @@ impl Settings {
     }
 }
 
-/// A compile error has a text that is put together by hand.
+/// Fails the compilation. The text of the error must be joined by hand, because a constant cannot format.
 #[track_caller]
 const fn fail(parts: &[&str]) -> ! {
     let (mut text, mut length, mut part) = ([0; 512], 0, 0);

@@ -1,4 +1,4 @@
-//! A policy in use: that of a handler lives as long as the program, that of a layer as long as its uses.
+//! A policy in use. The policy of a handler lives as long as the program, that of a layer as long as it is used.
 
 use std::fmt;
 use std::ops::Deref;
@@ -12,7 +12,7 @@ use crate::policy::{CacheIf, Policy};
 pub(crate) enum PolicyHandle {
     Handler(&'static Policy),
     Layer(Arc<Policy>),
-    /// That of a handler, with what its registry puts over it.
+    /// The policy of a handler, changed by its registry.
     Overridden {
         written: &'static Policy,
         policy: Arc<Policy>,
@@ -24,7 +24,7 @@ impl PolicyHandle {
         matches!(self, Self::Layer(_))
     }
 
-    /// Whether other policies may have its scope; of layers, only the program knows.
+    /// Returns whether other policies may have its scope. For layers, only the program knows.
     pub(crate) fn may_share_scope(&self) -> bool {
         match self {
             Self::Handler(policy) => policy.shared_scope(),
@@ -33,7 +33,7 @@ impl PolicyHandle {
         }
     }
 
-    /// The address of the policy that a handler or a layer was written with, whatever a registry puts over it.
+    /// Returns the address of the policy as it was written for its handler or layer, even if a registry changed it.
     pub(crate) fn address(&self) -> *const Policy {
         match self {
             Self::Handler(written) | Self::Overridden { written, .. } => std::ptr::from_ref(*written),
@@ -41,9 +41,9 @@ impl PolicyHandle {
         }
     }
 
-    /// Whether a response with this head is recorded, by its status or else by the predicate.
+    /// Returns whether a response with this head is recorded, by its status or else by the predicate.
     pub(crate) fn admits(&self, cache_if: Option<CacheIf>, parts: &response::Parts) -> bool {
-        // An interim response is none that a retry can get.
+        // A retry cannot get an interim response.
         !parts.status.is_informational()
             && self.cache().admits(parts.status).or_else(|| cache_if.map(|admits| admits(parts))).unwrap_or(false)
     }

@@ -1,10 +1,10 @@
-//! Why a builder, or a configuration of the program, makes no policy.
+//! The error of a builder, or of a configuration of the program, that yields no valid policy.
 
 use std::fmt;
 
 use crate::error_text::with_causes;
 
-/// What is wrong with a policy: all mistakes at once.
+/// All mistakes in a policy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InvalidPolicy(Vec<String>);
 
@@ -13,7 +13,7 @@ impl InvalidPolicy {
         Self(mistakes)
     }
 
-    /// The mistakes, each with a correct value.
+    /// Returns the mistakes, each with a correct value.
     pub fn mistakes(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }

@@ -1,8 +1,8 @@
-//! Where a policy is written.
+//! The place in the source where a policy is written.
 
 use std::fmt;
 
-/// Where the policy is written.
+/// The place in the source where the policy is written.
 #[derive(Clone, Debug)]
 pub(super) struct SourceLocation {
     pub(super) module: &'static str,
@@ -10,25 +10,27 @@ pub(super) struct SourceLocation {
     pub(super) file: &'static str,
     pub(super) line: u32,
     pub(super) column: u32,
-    /// The name of a type in the handler's body.
+    /// Returns the name of a type in the handler's body.
     pub(super) path: fn() -> &'static str,
 }
 
 impl SourceLocation {
-    /// The path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
+    /// Returns the path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
     ///
-    /// A location does not tell handlers apart: a macro may emit several at one location. The path does, for people.
+    /// The file, line and column do not distinguish all handlers, because a macro may emit several at one place. The
+    /// path distinguishes them for people.
     pub(super) fn function_path(&self) -> &'static str {
-        // The type lies in the static of the policy, which lies in the function.
+        // The type is inside the static of the policy, and the static is inside the function.
         (self.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
     }
 
-    /// Whether this is the copy of a handler that `debug_handler` makes for a check of its own, and which never runs.
+    /// Returns whether this is the copy of a handler that `debug_handler` makes for its own check, and which never
+    /// runs.
     pub(super) fn is_copy(&self) -> bool {
         (self.path)().split("::").any(|part| part.starts_with("__axum_macros_check_") && part.ends_with("_future"))
     }
 
-    /// Names and places first.
+    /// Returns a value to sort by: first the names, then the places.
     pub(super) fn order(&self) -> impl Ord + use<> {
         (self.module, self.function, self.file, self.line, self.column, self.function_path())
     }

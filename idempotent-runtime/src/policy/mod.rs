@@ -1,4 +1,4 @@
-//! What one annotated handler or layer asks of its idempotency: the validated form of the attribute and of the builder.
+//! The policy of one annotated handler or layer: the validated form of the attribute's or the builder's options.
 
 pub(crate) mod builder;
 pub(crate) mod constants;
@@ -47,12 +47,12 @@ pub struct Policy {
     settings: Settings,
     /// The database of the handler's `Tx`.
     database: Option<&'static str>,
-    /// What a builder has collected, in place of the text of the settings.
+    /// The values that a builder has collected, which replace the texts and lists in the settings.
     built: Option<Box<Built>>,
     predicate: Option<CacheIf>,
 }
 
-/// The text and the lists of a policy that a builder made. The attribute's are constants of the program.
+/// The texts and lists of a policy that a builder made. Those of an attribute are constants of the program.
 #[derive(Debug)]
 struct Built {
     scope: Arc<str>,
@@ -66,8 +66,9 @@ struct Built {
 
 #[doc(hidden)]
 impl Policy {
-    /// That of a handler, at the location of the call: what the attribute's expansion calls. `path` names a type in the static of
-    /// the policy, in the handler's body; `databases` are those of the arguments that look like a `Tx`.
+    /// Creates the policy of a handler, at the location of the call. The attribute's expansion calls this. `path` names
+    /// a type in the static of the policy, in the handler's body. `databases` are the databases of the arguments that
+    /// look like a `Tx`.
     #[track_caller]
     pub const fn of_handler(
         module: &'static str,
@@ -100,42 +101,42 @@ impl Policy {
 }
 
 impl Policy {
-    /// The handler's module path and name, such as `shop::charges::create_charge`.
+    /// Returns the handler's module path and name, such as `shop::charges::create_charge`.
     pub fn handler(&self) -> String {
         format!("{}::{}", self.location.module, self.location.function)
     }
 
-    /// The source file of the handler.
+    /// Returns the source file of the handler.
     pub fn file(&self) -> &'static str {
         self.location.file
     }
 
-    /// The line of the attribute, counted from 1.
+    /// Returns the line of the attribute, counted from 1.
     pub fn line(&self) -> u32 {
         self.location.line
     }
 
-    /// The column of the attribute, counted from 1.
+    /// Returns the column of the attribute, counted from 1.
     pub fn column(&self) -> u32 {
         self.location.column
     }
 
-    /// The namespace of the handler's keys.
+    /// Returns the namespace of the handler's keys.
     pub fn scope(&self) -> &str {
         self.built.as_ref().map_or(self.settings.scope, |built| &built.scope)
     }
 
-    /// Whether other handlers may have the same scope (`shared_scope`).
+    /// Returns whether other handlers may have the same scope (`shared_scope`).
     pub fn shared_scope(&self) -> bool {
         self.settings.shared_scope
     }
 
-    /// How long a record is kept.
+    /// Returns how long a record is kept.
     pub fn ttl(&self) -> Duration {
         self.settings.ttl
     }
 
-    /// Which responses are recorded.
+    /// Returns which responses are recorded.
     pub fn cache(&self) -> Cache<'_> {
         match (self.settings.cache, &self.built) {
             (Cache::Statuses(_), Some(built)) => Cache::Statuses(&built.statuses),
@@ -143,37 +144,37 @@ impl Policy {
         }
     }
 
-    /// The name of the header that carries the key, in lower case.
+    /// Returns the name of the header that carries the key, in lower case.
     pub fn header(&self) -> &str {
         self.built.as_ref().map_or(self.settings.header, |built| &built.header)
     }
 
-    /// Where the key comes from.
+    /// Returns where the key comes from.
     pub fn key(&self) -> KeySource {
         self.settings.key
     }
 
-    /// Whether a request without a key is rejected.
+    /// Returns whether a request without a key is rejected.
     pub fn required(&self) -> bool {
         self.settings.required
     }
 
-    /// How a malformed key is treated.
+    /// Returns how a malformed key is treated.
     pub fn invalid_key(&self) -> InvalidKeyPolicy {
         self.settings.invalid_key
     }
 
-    /// The least number of characters of a key.
+    /// Returns the least number of characters of a key.
     pub fn min_key_length(&self) -> usize {
         self.settings.min_key_length
     }
 
-    /// The form that keys must have.
+    /// Returns the form that keys must have.
     pub fn key_format(&self) -> KeyFormat {
         self.settings.key_format
     }
 
-    /// Which methods are guarded.
+    /// Returns which methods are guarded.
     pub fn methods(&self) -> Methods<'_> {
         match (self.settings.methods, &self.built) {
             (Methods::Only(_), Some(built)) => Methods::Only(&built.methods),
@@ -181,47 +182,47 @@ impl Policy {
         }
     }
 
-    /// Whether keys are partitioned by a `caller`.
+    /// Returns whether keys are partitioned by a `caller`.
     pub fn partitioned_by_caller(&self) -> bool {
         self.settings.caller
     }
 
-    /// What a retry must repeat.
+    /// Returns what a retry must repeat.
     pub fn fingerprint(&self) -> FingerprintSource {
         self.settings.fingerprint
     }
 
-    /// How a duplicate of a running request is answered.
+    /// Returns how a duplicate of a running request is answered.
     pub fn in_flight(&self) -> InFlight {
         self.settings.in_flight
     }
 
-    /// How long a dead process holds a key.
+    /// Returns how long a dead process holds a key.
     pub fn lease(&self) -> Duration {
         self.settings.lease
     }
 
-    /// What the next request can do after a crash.
+    /// Returns what the next request can do after a crash.
     pub fn after_crash(&self) -> AfterCrash {
         self.settings.after_crash
     }
 
-    /// What is recorded of a response whose length is not known before its end.
+    /// Returns what is recorded of a response whose length is not known before its end.
     pub fn stream(&self) -> Stream {
         self.settings.stream
     }
 
-    /// The largest recorded body, in bytes.
+    /// Returns the largest recorded body, in bytes.
     pub fn max_body(&self) -> usize {
         self.settings.max_body
     }
 
-    /// What a retry gets if the first response was larger than [`Policy::max_body`].
+    /// Returns what a retry gets if the first response was larger than [`Policy::max_body`].
     pub fn oversize(&self) -> Oversize {
         self.settings.oversize
     }
 
-    /// Headers that are recorded although the default leaves them out.
+    /// Returns the headers that are recorded although the default leaves them out.
     pub fn keep_headers(&self) -> HeaderNames<'_> {
         HeaderNames(match &self.built {
             None => Names::Static(self.settings.keep_headers),
@@ -229,7 +230,7 @@ impl Policy {
         })
     }
 
-    /// Headers that are not recorded although the default would.
+    /// Returns the headers that are not recorded although the default records them.
     pub fn drop_headers(&self) -> HeaderNames<'_> {
         HeaderNames(match &self.built {
             None => Names::Static(self.settings.drop_headers),
@@ -237,27 +238,28 @@ impl Policy {
         })
     }
 
-    /// The name of the handler's store; `None` is the default store.
+    /// Returns the name of the handler's store; `None` is the default store.
     pub fn store(&self) -> Option<&str> {
         self.built.as_ref().map_or(self.settings.store, |built| built.store.as_deref())
     }
 
-    /// What happens to a request if the store cannot be asked.
+    /// Returns what happens to a request if the store cannot be asked.
     pub fn on_store_error(&self) -> OnStoreError {
         self.settings.on_store_error
     }
 
-    /// The database of the handler's `Tx`, such as `"PostgreSQL"`; `None` if the handler takes no argument of that type.
+    /// Returns the database of the handler's `Tx`, such as `"PostgreSQL"`; `None` if the handler
+    /// takes no `Tx`.
     pub fn database(&self) -> Option<&'static str> {
         self.database
     }
 
-    /// The isolation level of the handler's `Tx`; `None` is the database's default.
+    /// Returns the isolation level of the handler's `Tx`; `None` is the database's default.
     pub fn isolation(&self) -> Option<Isolation> {
         self.settings.isolation
     }
 
-    /// [`Policy::scope`], for what outlives the policy.
+    /// Returns [`Policy::scope`] for a value that outlives the policy.
     pub(crate) fn owned_scope(&self) -> Scope {
         match &self.built {
             None => Scope::Handler(self.settings.scope),
@@ -265,28 +267,28 @@ impl Policy {
         }
     }
 
-    /// What the attribute says; a builder's texts and lists are not among it.
+    /// Returns the settings of the attribute, without a builder's texts and lists.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The policy of the same handler with other settings.
+    /// Returns the policy of the same handler with other settings.
     pub(crate) fn with_settings(&self, settings: Settings) -> Self {
         Self { location: self.location.clone(), settings, database: self.database, built: None, predicate: None }
     }
 
-    /// The handler's module, and its name in there.
+    /// Returns the handler's module, and its name in that module.
     #[cfg(any(feature = "aide", feature = "utoipa"))]
     pub(crate) fn module_and_function(&self) -> (&'static str, &'static str) {
         (self.location.module, self.location.function)
     }
 
-    /// That of a layer; the one of a handler is an expression of the handler's.
+    /// Returns the predicate of a layer's policy. A handler's predicate is an expression of the handler.
     pub(crate) fn predicate(&self) -> Option<CacheIf> {
         self.predicate
     }
 
-    /// Whether the scope is the function's path, because the attribute gives none.
+    /// Returns whether the scope is the function's path, because the attribute sets none.
     pub(crate) fn has_default_scope(&self) -> bool {
         self.settings.has_default_scope
     }
@@ -298,17 +300,18 @@ impl Policy {
         }
     }
 
-    /// The path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
+    /// Returns the path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
     pub(crate) fn function_path(&self) -> &'static str {
         self.location.function_path()
     }
 
-    /// Whether this is the copy of a handler that `debug_handler` makes for a check of its own, and which never runs.
+    /// Returns whether this is the copy of a handler that `debug_handler` makes for its own check, and which never
+    /// runs.
     pub(crate) fn is_copy(&self) -> bool {
         self.location.is_copy()
     }
 
-    /// Names and places first.
+    /// Returns a value to sort by: first the names, then the places.
     pub(crate) fn order(&self) -> impl Ord + use<> {
         self.location.order()
     }

@@ -1,4 +1,4 @@
-//! What the configuration of a program puts over the policies of its annotated handlers.
+//! Changes that the configuration of a program makes to the policies of its annotated handlers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,25 +23,25 @@ pub struct PolicyOverride {
 }
 
 impl PolicyOverride {
-    /// How long a record is kept, in place of `ttl`. A default lease is never longer than it.
+    /// Replaces `ttl`, how long a record is kept. A default lease is never longer than it.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// How long a dead process holds a key, in place of `lease`.
+    /// Replaces `lease`, how long a dead process holds a key.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self
     }
 
-    /// How long a duplicate waits, in place of the time in `in_flight = wait("…")`.
+    /// Replaces the time in `in_flight = wait("…")`, how long a duplicate waits.
     pub fn wait(mut self, limit: Duration) -> Self {
         self.wait = Some(limit);
         self
     }
 
-    /// The largest recorded body in bytes, in place of `max_body`.
+    /// Replaces `max_body`, the largest recorded body in bytes.
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = Some(bytes);
         self
@@ -49,7 +49,7 @@ impl PolicyOverride {
 
     fn over(self, policy: &Policy) -> Result<Policy, InvalidPolicy> {
         let mut settings: Settings = *policy.settings();
-        // A lease that is the default one follows the ttl.
+        // A default lease follows the ttl.
         let is_default = idempotent_policy::lease(None, settings.ttl) == Ok(settings.lease);
         let lease = self.lease.or_else(|| (!is_default).then_some(settings.lease));
         let mut wrong = Vec::new();
@@ -79,7 +79,7 @@ impl PolicyOverride {
     }
 }
 
-/// The policies that differ from what is written, by the place of that one in memory.
+/// The changed policies, by the address of the written policy.
 #[derive(Default)]
 pub(crate) struct Overrides(HashMap<usize, Arc<Policy>>);
 
@@ -88,7 +88,7 @@ fn address(policy: &Policy) -> usize {
 }
 
 impl Overrides {
-    /// Puts a change over the policies of the annotated handlers with this scope.
+    /// Changes the policies of the annotated handlers with this scope.
     pub(crate) fn add(&mut self, scope: &str, change: PolicyOverride) -> Result<(), InvalidPolicy> {
         let (mut is_known, mut known) = (false, Vec::new());
         for written in written_policies() {
@@ -113,12 +113,12 @@ impl Overrides {
         )]))
     }
 
-    /// What is to be used in place of a written policy.
+    /// Returns the policy to use in place of a written policy.
     pub(crate) fn over<'a>(&'a self, written: &'a Policy) -> &'a Policy {
         self.0.get(&address(written)).map_or(written, |policy| policy)
     }
 
-    /// The same for a policy in use.
+    /// Returns the policy to use in place of a policy in use.
     pub(crate) fn in_use(&self, policy: PolicyHandle) -> PolicyHandle {
         match policy {
             PolicyHandle::Handler(written) if !self.0.is_empty() => match self.0.get(&address(written)) {

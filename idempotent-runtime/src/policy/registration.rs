@@ -9,7 +9,8 @@ pub struct Registration(pub &'static Policy);
 
 inventory::collect!(Registration);
 
-/// The policy of an annotated handler, in a static of this name. A proc macro would take longer for as many tokens.
+/// Defines the policy of an annotated handler, in a static of this name. A proc macro would need longer to emit the
+/// same tokens.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __policy {
@@ -22,7 +23,7 @@ macro_rules! __policy {
     };
     ($policy:ident $function:literal [$($transaction:ty),*] $settings:expr) => {
         static $policy: $crate::__private::Policy = {
-            // Its name has the path of the function, with the type and the trait of its `impl` block.
+            // Its type name contains the path of the function, with the type and the trait of its `impl` block.
             enum Here {}
             use $crate::__private::OtherArgument as _;
             $crate::__private::Policy::of_handler(
@@ -37,7 +38,7 @@ macro_rules! __policy {
     };
 }
 
-/// Every annotated handler of the program, in the order of module, name and place, with its policy as it is written.
+/// Returns every annotated handler of the program, ordered by module, name and place, with its policy as it is written.
 pub(crate) fn written_policies() -> impl Iterator<Item = &'static Policy> {
     let entries = inventory::iter::<Registration>.into_iter().map(|entry| entry.0);
     let mut policies: Vec<&'static Policy> = entries.filter(|policy| !policy.is_copy()).collect();

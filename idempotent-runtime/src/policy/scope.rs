@@ -1,10 +1,11 @@
-//! The namespace of a policy's keys, as what a request leaves behind knows it.
+//! The scope of a policy, for values that may live longer than the policy.
 
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A scope of its own lifetime: a layer's policy may be gone before the claims that were made under it.
+/// A scope that does not borrow from its policy: a layer's policy may be dropped before the claims that were made under
+/// it.
 #[derive(Clone, Debug)]
 pub(crate) enum Scope {
     Handler(&'static str),

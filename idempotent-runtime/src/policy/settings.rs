@@ -1,4 +1,4 @@
-//! The literal of a policy, which the attribute expands to.
+//! The settings of a policy, as the literal that the attribute expands to.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use crate::policy::values::{
     OnStoreError, Oversize, Stream,
 };
 
-/// One field for each argument of the attribute, which writes those that are given over the defaults.
+/// One field for each argument of the attribute. The attribute sets the fields of its arguments and leaves the defaults
+/// in the others.
 #[doc(hidden)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ pub struct Settings {
     pub min_key_length: usize,
     pub key_format: KeyFormat,
     pub methods: Methods<'static>,
-    /// Whether it is given.
+    /// Whether the argument `caller` is given.
     pub caller: bool,
     pub fingerprint: FingerprintSource,
     pub in_flight: InFlight,

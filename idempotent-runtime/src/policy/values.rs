@@ -32,9 +32,9 @@ pub enum KeySource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidKeyPolicy {
-    /// It gets 400.
+    /// The request gets 400.
     Reject,
-    /// It counts as a request without a key.
+    /// The request counts as one without a key.
     Ignore,
 }
 
@@ -44,8 +44,9 @@ pub enum InvalidKeyPolicy {
 pub enum KeyFormat {
     /// Any form.
     Any,
-    /// A UUID of any version, in its form with hyphens (RFC 9562). Upper and lower case are both valid, and name different keys,
-    /// because keys are compared byte for byte. The nil UUID is rejected: it is what a program sends that has no key.
+    /// A UUID of any version, in its form with hyphens (RFC 9562). Upper and lower case are both valid, and name
+    /// different keys, because keys are compared byte for byte. The nil UUID is rejected: a program without a key sends
+    /// it.
     Uuid,
 }
 
@@ -53,7 +54,7 @@ pub enum KeyFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Methods<'a> {
-    /// These, by their names.
+    /// The methods with these names.
     Only(&'a [&'static str]),
     /// Every method (`methods = any`).
     Any,
@@ -65,7 +66,7 @@ pub enum Methods<'a> {
 pub enum FingerprintSource {
     /// Method, authority, path, query, media type, content coding and body.
     Request,
-    /// The same, but a JSON body in its canonical form.
+    /// Like `Request`, but a JSON body counts in its canonical form.
     Json,
     /// Method, authority, path, and an expression over the handler's arguments instead of query and body.
     Expression,
@@ -75,11 +76,11 @@ pub enum FingerprintSource {
     None,
 }
 
-/// What the fingerprint needs of a request before its handler's extractors have the body.
+/// The parts of a request that the fingerprint needs before the handler's extractors get the body.
 #[derive(Clone, Copy, Debug)]
 pub enum Reads {
     Nothing,
-    /// Without the query.
+    /// Method, authority and path, without the query.
     Target,
     Body,
     Json,
@@ -102,8 +103,8 @@ impl FingerprintSource {
 pub enum InFlight {
     /// 409, at once.
     Reject,
-    /// The response of the running request, if it is recorded within this time. A request that waits never executes. If the
-    /// running request ends without a recorded response, the waiting one gets 409 `not_recorded`.
+    /// The response of the running request, if it is recorded within this time. A request that waits never executes. If
+    /// the running request ends without a recorded response, the waiting one gets 409 `not_recorded`.
     Wait(Duration),
 }
 
@@ -111,20 +112,22 @@ pub enum InFlight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AfterCrash {
-    /// Run the handler again: at least once.
+    /// Run the handler again, so the handler runs at least once.
     Rerun,
-    /// It is rejected: at most once. The claim never expires, whatever the ttl, until it is completed, resolved or purged.
+    /// It is rejected, so the handler runs at most once. The claim never expires, whatever the ttl, until it is
+    /// completed, resolved or purged.
     Reject,
 }
 
 impl AfterCrash {
-    /// Whether a handler may run again although an earlier attempt may have run.
+    /// Returns whether a handler may run again although an earlier attempt may have run.
     pub(crate) const fn may_rerun(self) -> bool {
         matches!(self, Self::Rerun)
     }
 }
 
-/// What a retry gets if the first response was too large to record, has no end, or was passed (`oversize`).
+/// What a retry gets if the first response was too large to record, has no end, or was passed on unrecorded
+/// (`oversize`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Oversize {
@@ -140,7 +143,7 @@ pub enum Oversize {
 pub enum Stream {
     /// All of it, up to [`Policy::max_body`](crate::Policy::max_body) bytes, while it goes out.
     Record,
-    /// Nothing but its status. It ends with its client.
+    /// Only its status. The response ends when its client disconnects.
     Pass,
 }
 
@@ -150,7 +153,7 @@ pub enum Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnStoreError {
-    /// It gets 503.
+    /// The request gets 503.
     Reject,
     /// The handler runs unguarded.
     Run,
@@ -164,12 +167,12 @@ pub enum OnStoreError {
 pub enum Isolation {
     /// All statements see the database as it was when the transaction began.
     RepeatableRead,
-    /// As if it ran alone.
+    /// The transaction behaves as if it ran alone.
     Serializable,
 }
 
 impl Cache<'_> {
-    /// Whether a response of this status is recorded; `None` when only the predicate can tell.
+    /// Returns whether a response with this status is recorded; `None` if only the predicate can decide.
     pub(crate) fn admits(self, status: StatusCode) -> Option<bool> {
         match self {
             Self::All => Some(true),
@@ -186,7 +189,7 @@ impl Cache<'_> {
 #[derive(Clone, Copy)]
 pub struct HeaderNames<'a>(pub(super) Names<'a>);
 
-/// In the text of the program, or of a builder.
+/// The names, as constants of the program or as texts of a builder.
 #[derive(Clone, Copy)]
 pub(super) enum Names<'a> {
     Static(&'static [&'static str]),
@@ -194,7 +197,7 @@ pub(super) enum Names<'a> {
 }
 
 impl<'a> HeaderNames<'a> {
-    /// The names, in the order in which they were given.
+    /// Returns the names, in the order in which they were given.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let (literals, built): (&'static [&'static str], &'a [String]) = match self.0 {
             Names::Static(names) => (names, &[]),
@@ -203,7 +206,7 @@ impl<'a> HeaderNames<'a> {
         literals.iter().copied().chain(built.iter().map(String::as_str))
     }
 
-    /// Whether this name, in lower case, is among them.
+    /// Returns whether this name, in lower case, is in the list.
     pub fn contains(&self, name: &str) -> bool {
         self.iter().any(|listed| listed == name)
     }

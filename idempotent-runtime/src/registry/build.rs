@@ -33,9 +33,9 @@ use crate::sync::atomic::AtomicBool;
 ///
 /// # Panics and errors
 ///
-/// An option with a wrong value panics at once, while the program starts, and says what to write instead: such values are usually
-/// constants of the program. Only [`policy`](Self::policy) returns an error, because its values come from the configuration of a
-/// deployment.
+/// An option with a wrong value panics at once, while the program starts, and says what to write instead: such values
+/// are usually constants of the program. Only [`policy`](Self::policy) returns an error, because its values come from
+/// the configuration of a deployment.
 ///
 /// # Examples
 ///
@@ -115,11 +115,12 @@ impl RegistryBuilder {
         self
     }
 
-    /// Renders every rejection, instead of the problem details of RFC 9457. [`rejection::stripe`](crate::rejection::stripe)
-    /// renders them for Stripe's SDKs. The request's head says what its client accepts and which languages it reads.
+    /// Renders every rejection, instead of the problem details of RFC 9457.
+    /// [`rejection::stripe`](crate::rejection::stripe) renders them for Stripe's SDKs. The request's head says what its
+    /// client accepts and which languages it reads.
     ///
-    /// If the renderer's response has no `Retry-After`, it gets that of the [rejection](Rejection::retry_after). A renderer that
-    /// changes only some rejections returns [`RejectedRequest::problem`] for the others.
+    /// If the renderer's response has no `Retry-After`, it gets that of the [rejection](Rejection::retry_after). A
+    /// renderer that changes only some rejections returns [`RejectedRequest::problem`] for the others.
     ///
     /// Without a renderer, a client whose `Accept` does not allow JSON gets the same content as `text/plain`.
     pub fn render_rejections(
@@ -130,18 +131,19 @@ impl RegistryBuilder {
         self
     }
 
-    /// Replaces times and sizes in the policy of the annotated handlers with this scope, as the program's configuration says at
-    /// start-up. [`policies`](crate::policies) shows the result once the registry is installed. A second call for the scope keeps what the first
-    /// one set, and replaces only the values that it names. Each call is checked by itself.
+    /// Replaces times and sizes in the policy of the annotated handlers with this scope, as the program's configuration
+    /// says at start-up. [`policies`](crate::policies) shows the result once the registry is installed. A second call
+    /// for the scope keeps what the first one set, and replaces only the values that it names. Each call is checked by
+    /// itself.
     ///
-    /// A claim or a record keeps what it was made with. Processes of one deployment should have the same values.
-    /// This does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). That one is made at run time: give the
-    /// configured values to its [`Policy::builder`](crate::Policy::builder).
+    /// A claim or a record keeps what it was made with. Processes of one deployment should have the same values. This
+    /// does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). Such a policy is made at run
+    /// time: give the configured values to its [`Policy::builder`](crate::Policy::builder).
     ///
     /// # Errors
     ///
-    /// If no annotated handler has the scope, as if only a layer has it. Or if a value is none that the attribute would take: a
-    /// lease that is longer than the ttl, or `wait` for a handler whose duplicates do not wait.
+    /// If no annotated handler has the scope, for example because only a layer has it. Or if the attribute would not
+    /// accept a value: a lease that is longer than the ttl, or `wait` for a handler whose duplicates do not wait.
     ///
     /// # Examples
     ///
@@ -168,8 +170,9 @@ impl RegistryBuilder {
         Ok(self)
     }
 
-    /// The `type` of every rejection, as your API documents it: this base and the rejection's [`code`](Rejection::code), such as
-    /// `https://api.example.com/problems/in_flight`. By default it is a page of this crate's documentation.
+    /// Sets the `type` of every rejection, as your API documents it: this base and the rejection's
+    /// [`code`](Rejection::code), such as `https://api.example.com/problems/in_flight`. By default it is a page of this
+    /// crate's documentation.
     ///
     /// Beside [`render_rejections`](Self::render_rejections) it has an effect only where the renderer calls
     /// [`RejectedRequest::problem_type`] or [`RejectedRequest::problem`].
@@ -201,20 +204,20 @@ impl RegistryBuilder {
         self
     }
 
-    /// How long one call to a store may take before the store counts as unreachable; 2 s by default. `Duration::MAX` means no
-    /// limit.
+    /// Sets how long one call to a store may take before the store counts as unreachable; 2 s by default.
+    /// `Duration::MAX` means no limit.
     ///
     /// # Panics
     ///
-    /// When it is zero.
+    /// If it is zero.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "`store_timeout` must be greater than zero");
         self.store_timeout = limit;
         self
     }
 
-    /// Keeps the records that this process makes in its memory for `max_age`, in up to `max_bytes` for each store. A retry
-    /// that reaches the same process is then replayed without asking the store. Off by default.
+    /// Keeps the records that this process makes in its memory for `max_age`, in up to `max_bytes` for each store. A
+    /// retry that reaches the same process is then replayed without asking the store. Off by default.
     ///
     /// A live record never changes, so no retry gets another response, with two exceptions:
     ///
@@ -225,10 +228,11 @@ impl RegistryBuilder {
     /// - **A store that loses a record**, for instance a Redis that fails over. Other processes run the handler again, while
     ///   this one replays the first response.
     ///
-    /// So choose a `max_age` as long as a client retries, for instance a minute, and not as long as records live. If the
-    /// memory is full, records are removed from it, and their retries ask the store again. One record can take nearly all of it.
-    /// Records that are older than `max_age` are freed when later ones are kept. Results of steps are never kept. A
-    /// store in memory does not need this setting. Records are kept as the store has them: sealed records stay sealed.
+    /// So choose a `max_age` as long as a client retries, for instance a minute, and not as long as records live. If
+    /// the memory is full, records are removed from it, and their retries ask the store again. One record can take
+    /// nearly all of it. Records that are older than `max_age` are freed when later ones are kept. Results of steps are
+    /// never kept. A store in memory does not need this setting. Records are kept as the store has them: sealed records
+    /// stay sealed.
     ///
     /// # Examples
     ///
@@ -244,7 +248,7 @@ impl RegistryBuilder {
     ///
     /// # Panics
     ///
-    /// When either is zero.
+    /// If one of them is zero.
     #[cfg(feature = "near-cache")]
     pub fn near_cache(mut self, max_bytes: usize, max_age: Duration) -> Self {
         assert!(max_bytes > 0, "`max_bytes` of the near cache must be greater than zero");
@@ -253,9 +257,9 @@ impl RegistryBuilder {
         self
     }
 
-    /// The registry.
+    /// Builds the registry.
     pub fn build(self) -> Registry {
-        // Only a closed tracker can be waited for; it still counts.
+        // Only a closed tracker can be awaited. A closed tracker still counts new tasks.
         let running = TaskTracker::new();
         running.close();
         let bounded = |name: &str, store| {
@@ -294,12 +298,12 @@ impl RegistryBuilder {
 }
 
 impl Registry {
-    /// A registry with this default store and no options.
+    /// Creates a registry with this default store and no options.
     pub fn new(store: impl StoreAdmin) -> Self {
         Self::builder(store).build()
     }
 
-    /// A registry with this default store, and options to follow.
+    /// Begins a registry with this default store. Options can follow.
     pub fn builder(default_store: impl StoreAdmin) -> RegistryBuilder {
         RegistryBuilder::new(default_store)
     }

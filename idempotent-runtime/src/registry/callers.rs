@@ -1,4 +1,4 @@
-//! The settings of a registry that say whose request it is.
+//! The settings of a registry that identify the caller of a request.
 
 use std::sync::Arc;
 
@@ -8,13 +8,14 @@ use http::request::Parts;
 use crate::registry::build::RegistryBuilder;
 
 impl RegistryBuilder {
-    /// Names the caller of every request whose handler or layer names none: the principal that owns the key, such as a tenant
-    /// or a user. Each caller has keys of its own, and may use other credentials for each attempt.
+    /// Names the caller of every request whose handler or layer names none: the principal that owns the key, such as a
+    /// tenant or a user. Each caller has its own keys, and may use other credentials for each attempt.
     ///
-    /// The function gets the head of the request as the last extractor of its handler sees it, with the extensions that an
-    /// authentication middleware has added. **Take the caller from authenticated data**: a client that can claim to be
-    /// another caller gets that caller's responses. `None` means that the request has no caller. Then its credentials identify it: see
-    /// [`credential_headers`](Self::credential_headers). `caller = expr` on a handler takes precedence over this function.
+    /// The function gets the head of the request as the last extractor of its handler sees it, with the extensions that
+    /// an authentication middleware has added. **Take the caller from authenticated data**: a client that can claim to
+    /// be another caller gets that caller's responses. `None` means that the request has no caller. Then its
+    /// credentials identify it: see [`credential_headers`](Self::credential_headers). `caller = expr` on a handler
+    /// takes precedence over this function.
     ///
     /// # Examples
     ///
@@ -37,8 +38,8 @@ impl RegistryBuilder {
     /// `X-Api-Key` by default. This list replaces them.
     ///
     /// All lines of these headers are part of the fingerprint. A key that comes with other values gets 422
-    /// `other_credentials`, and never the response. Cookies in several lines, as HTTP/2 can send them, equal the same cookies
-    /// in one line.
+    /// `other_credentials`, and never the response. Cookies in several lines, as HTTP/2 can send them, equal the same
+    /// cookies in one line.
     ///
     /// You can leave out a header that changes between attempts, such as a cookie of an analytics service, but only if
     /// another header identifies the client.

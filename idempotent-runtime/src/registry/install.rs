@@ -16,8 +16,8 @@ use crate::registry::scopes;
 use crate::store::contract::StoreAdmin;
 use crate::sync::atomic::Ordering;
 
-/// As many as a pool of sqlx has unless told otherwise: a smaller one was chosen, perhaps without a thought of handlers that
-/// take two.
+/// The default size of a sqlx pool. A smaller size was chosen, perhaps without considering handlers that need two
+/// connections.
 const MANY_CONNECTIONS: u32 = 10;
 
 static INSTALLED: OnceLock<Registry> = OnceLock::new();
@@ -26,7 +26,7 @@ static INSTALLED: OnceLock<Registry> = OnceLock::new();
 ///
 /// # Errors
 ///
-/// As [`Registry::install`].
+/// The same as those of [`Registry::install`].
 ///
 /// # Examples
 ///
@@ -40,8 +40,8 @@ pub fn install(store: impl StoreAdmin) -> Result<Registry, InstallError> {
     Registry::new(store).install()
 }
 
-/// Every annotated handler of the program, in the order of module, name and place. The policies are those under the installed
-/// registry, if there is one: with what its [`policy`](crate::RegistryBuilder::policy) puts over them.
+/// Returns every annotated handler of the program, ordered by module, name and place. The policies are those under the
+/// installed registry, if there is one: with the changes of its [`policy`](crate::RegistryBuilder::policy).
 ///
 /// # Examples
 ///
@@ -54,7 +54,7 @@ pub fn policies() -> impl Iterator<Item = &'static Policy> {
 }
 
 impl Registry {
-    /// Makes this the registry of every annotated handler whose router has no registry of its own.
+    /// Makes this the registry of every annotated handler whose router does not have its own registry.
     ///
     /// With the feature `metrics`, the series of all annotated handlers begin at 0 now, if a recorder is installed.
     ///
@@ -67,8 +67,9 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// If a registry is already installed; if a handler names a store that this registry does not have; if two handlers have
-    /// one scope and not both say `shared_scope`. Two methods of one name in one module have the same default scope.
+    /// If a registry is already installed; if a handler names a store that this registry does not have; if two handlers
+    /// have one scope and not both say `shared_scope`. Two methods of one name in one module have the same default
+    /// scope.
     pub fn install(self) -> Result<Self, InstallError> {
         self.check(written_policies())?;
         INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
@@ -80,20 +81,20 @@ impl Registry {
         Ok(self)
     }
 
-    /// The installed registry.
+    /// Returns the installed registry.
     pub fn installed() -> Option<Self> {
         INSTALLED.get().cloned()
     }
 
-    /// The registry of a request: that of the layer around its route, or the installed one.
+    /// Returns the registry of a request: that of the layer around its route, or the installed one.
     pub(crate) fn serving(extensions: &Extensions) -> Option<Self> {
         extensions.get::<Self>().cloned().or_else(Self::installed)
     }
 
     /// A layer that gives this registry to the routes under it. It takes precedence over the installed registry.
     ///
-    /// It cannot reject what [`install`](Self::install) rejects. Handlers that have one scope without `shared_scope` on each
-    /// are logged at ERROR, once for each registry. Handlers that have the same default scope answer 503.
+    /// It cannot reject what [`install`](Self::install) rejects. Handlers that have one scope without `shared_scope` on
+    /// each are logged at ERROR, once for each registry. Handlers that have the same default scope answer 503.
     pub fn layer(&self) -> Extension<Self> {
         self.compare_scopes();
         Extension(self.clone())
@@ -131,8 +132,8 @@ impl Registry {
         })
     }
 
-    /// A handler that holds the connection of its `Tx` while it waits for a second one of the pool stalls once as many of them
-    /// run as the pool has connections.
+    /// Warns about small pools. A handler holds the connection of its `Tx` while it waits for a second one of the same
+    /// pool. All of them stall when as many such handlers run as the pool has connections.
     fn warn_of_small_pools(&self, policies: impl Iterator<Item = &'static Policy>) {
         let mut by_store = BTreeMap::<_, Vec<_>>::new();
         for policy in policies.filter(|policy| policy.database().is_some()) {
@@ -152,7 +153,7 @@ impl Registry {
         observe::begin_series(stores.map(|store| store.name()));
     }
 
-    /// Says once what `install` would have said of explicit scopes.
+    /// Logs once the conflicts of explicit scopes that `install` would have reported.
     fn compare_scopes(&self) {
         if self.is_disabled() {
             return;
@@ -162,7 +163,7 @@ impl Registry {
         }
         self.begin_series();
         for (first, second) in scopes::conflicts(written_policies()) {
-            // Requests of those with one default scope are rejected, and each says why.
+            // Requests of handlers with the same default scope are rejected, and each rejection tells the reason.
             if !(first.has_default_scope() && second.has_default_scope()) {
                 telemetry::shared_scope(first, second);
             }

@@ -1,12 +1,12 @@
-//! Why a registry was not installed.
+//! The reasons why a registry was not installed.
 
 use std::fmt;
 
 use crate::error_text::with_causes;
 
-/// Why a registry was not installed.
+/// The reason why a registry was not installed.
 ///
-/// A handler is told as its path and its place in the source, such as `shop::create_charge at src/charges.rs:12`.
+/// A handler is shown by its path and its place in the source, such as `shop::create_charge at src/charges.rs:12`.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {

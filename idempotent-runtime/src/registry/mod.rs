@@ -1,4 +1,5 @@
-//! The stores by name and how rejections are rendered: installed once at start-up, or layered onto one router.
+//! The registry: the stores by name and the renderer of rejections. It is installed once at start-up, or layered onto
+//! one router.
 
 pub(crate) mod build;
 mod callers;
@@ -42,10 +43,10 @@ use crate::running_limit::RunningLimit;
 use crate::store::handle::StoreHandle;
 use crate::sync::atomic::AtomicBool;
 
-/// What an application says of a request by its head: whose it is, or which key it has.
+/// A function of the application that returns the caller or the key of a request from its head.
 pub(crate) type OfRequest = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
-/// What an application makes of a rejection.
+/// A function of the application that renders a rejection.
 pub(crate) type Renderer = dyn Fn(Rejection, &RejectedRequest) -> Response + Send + Sync;
 
 /// The stores by name, and the settings of all handlers. A clone is cheap and shares everything.
@@ -91,17 +92,17 @@ pub(super) struct Inner {
 }
 
 impl Registry {
-    /// Waits until no guarded handler runs any more, including handlers whose clients have disconnected. Waits for at most
-    /// `limit`; `Duration::MAX` means no limit.
+    /// Waits until no guarded handler runs any more, including handlers whose clients have disconnected. Waits for at
+    /// most `limit`; `Duration::MAX` means no limit.
     ///
-    /// Call it at shutdown, after the server has stopped to accept requests. Returns how many handlers still run. When their
-    /// leases have expired, their retries run again or are rejected, as `after_crash` says.
+    /// Call it at shutdown, after the server has stopped accepting requests. Returns how many handlers still run. When
+    /// their leases have expired, their retries run again or are rejected, as `after_crash` says.
     ///
     /// It does not wait for a request that waits for another one (`in_flight = wait`), because such a request executes
     /// nothing.
     ///
-    /// It also waits until claims under which nothing ran are released, if the response to the claim was lost. They do not
-    /// count as handlers, but under `after_crash = "reject"` a claim that stays would reject its key.
+    /// It also waits until claims under which nothing ran are released, if the response to the claim was lost. They do
+    /// not count as handlers, but under `after_crash = "reject"` a claim that stays would reject its key.
     ///
     /// # Cancel safety
     ///
@@ -149,20 +150,20 @@ impl Registry {
         left
     }
 
-    /// What it puts over the policies of handlers.
+    /// Returns the changes that the registry makes to the policies of handlers.
     pub(crate) fn overrides(&self) -> &Overrides {
         &self.0.overrides
     }
 
-    /// The policies of all annotated handlers under this registry.
+    /// Returns the policies of all annotated handlers under this registry.
     #[cfg(feature = "operate")]
     pub(crate) fn policies(&self) -> impl Iterator<Item = &Policy> {
         written_policies().map(|written| self.0.overrides.over(written))
     }
 
-    /// The store of the handler; `None` when this registry cannot serve it.
+    /// Returns the store of the handler; `None` if this registry cannot serve the handler.
     pub(crate) fn store_for(&self, policy: &Policy) -> Option<&StoreHandle> {
-        // `install` would have said so; a layer is only told by the requests that come.
+        // `install` would have reported this. A layer learns of handlers only from their requests.
         if policy.has_default_scope() && shared_default_scopes().contains(policy.scope()) {
             return None;
         }
@@ -178,13 +179,13 @@ impl Registry {
         }
     }
 
-    /// The names of the stores beside the default one.
+    /// Returns the names of the stores besides the default one.
     #[cfg(feature = "inspector")]
     pub(crate) fn store_names(&self) -> impl Iterator<Item = &str> {
         self.0.named.keys().map(String::as_str)
     }
 
-    /// The answer to a request of this scope that is rejected.
+    /// Returns the response to a rejected request of this scope.
     pub(crate) fn reject(&self, scope: &str, rejection: Rejection, audience: &Audience) -> Response {
         self.observe(scope, Event::Rejected(rejection.code()));
         Self::render(Some(self), rejection, audience)
@@ -196,12 +197,12 @@ impl Registry {
         }
     }
 
-    /// Whether handlers run unguarded; only the feature `testing` makes such a registry.
+    /// Returns whether handlers run unguarded. Only the feature `testing` creates such a registry.
     pub(crate) fn is_disabled(&self) -> bool {
         self.0.is_disabled
     }
 
-    /// The answer without a registry too.
+    /// Renders a rejection, even without a registry.
     pub(crate) fn render(registry: Option<&Self>, rejection: Rejection, audience: &Audience) -> Response {
         let Some(render) = registry.and_then(|registry| registry.0.render.as_ref()) else {
             let types = registry.and_then(|registry| registry.0.problem_types.as_deref());
@@ -218,7 +219,7 @@ impl Registry {
         marked(response)
     }
 
-    /// What is kept of a request for the case that it is rejected.
+    /// Returns the data of a request that is needed if the request is rejected.
     pub(crate) fn audience(
         registry: Option<&Self>,
         headers: &HeaderMap,
@@ -283,7 +284,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// The default scopes that several handlers have: one of them could replay the other's responses.
+/// Returns the default scopes that several handlers have. One of these handlers could replay the other's responses.
 fn shared_default_scopes() -> &'static HashSet<&'static str> {
     static SHARED: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
         let mut seen = HashSet::new();

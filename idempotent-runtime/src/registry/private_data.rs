@@ -1,16 +1,17 @@
-//! The settings of a registry that say what a store gets to see.
+//! The settings of a registry that decide which data a store can read.
 
 use crate::registry::build::RegistryBuilder;
 
 impl RegistryBuilder {
     /// Stores digests of keys and callers, so a reader of the store learns neither.
     ///
-    /// Add [`digest_with`](Self::digest_with): without a secret, a caller that can be guessed, such as a number, can be found by
-    /// digesting all candidates, and the digests are the same in each deployment.
+    /// Add [`digest_with`](Self::digest_with): without a secret, a caller that can be guessed, such as a number, can be
+    /// found by digesting all candidates, and the digests are the same in each deployment.
     ///
-    /// Records that were made without this setting are no longer found: their retries run again. So turn it on before the
-    /// first request. Later, change the scopes of the handlers at the same time, at a moment without retries. Operators find
-    /// a record under [`RecordKey::digested`](crate::RecordKey::digested), or under `SealingKey::digested` of the secret.
+    /// Records that were made without this setting are no longer found: their retries run again. So turn it on before
+    /// the first request. Later, change the scopes of the handlers at the same time, at a moment without retries.
+    /// Operators find a record under [`RecordKey::digested`](crate::RecordKey::digested), or under
+    /// `SealingKey::digested` of the secret.
     pub fn digest_keys(mut self) -> Self {
         self.at_rest.digest_keys = true;
         self
@@ -20,15 +21,15 @@ impl RegistryBuilder {
     ///
     /// | | without a secret | with it |
     /// |---|---|---|
-    /// | [`downstream_key`](crate::Idempotency::downstream_key) | who knows the whole request can compute it | only this service can |
+    /// | [`downstream_key`](crate::Idempotency::downstream_key) | anyone who knows the whole request can compute it | only this service can |
     /// | digests of keys and callers under [`digest_keys`](Self::digest_keys) | SHA-256, the same in each deployment | HMAC-SHA-256 |
     /// | fingerprints | keyed by the first key of [`seal_with`](Self::seal_with), if any | keyed by the secret |
     ///
-    /// **It never changes.** All processes of a deployment have it, and each deployment has its own. It is not rotated with the
-    /// sealing keys: with another secret, other services would take a retry for a new operation, and under `digest_keys` the
-    /// registry would find no earlier record, so that retries **run again**. So use a key of its own, and keep it in the same
-    /// place as the sealing keys. Before you add it to a service that has requests in progress, see
-    /// [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
+    /// **It never changes.** All processes of a deployment have it, and each deployment has its own. It is not rotated
+    /// with the sealing keys: with another secret, other services would take a retry for a new operation, and under
+    /// `digest_keys` the registry would find no earlier record, so that retries **run again**. So use a separate key,
+    /// and keep it in the same place as the sealing keys. Before you add it to a service that has requests in progress,
+    /// see [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
     ///
     /// # Examples
     ///
@@ -48,19 +49,20 @@ impl RegistryBuilder {
         self
     }
 
-    /// Encrypts the headers and bodies of recorded responses and of the results of steps, and keys their fingerprints, with the
-    /// first of these keys. Any of the keys can open a record.
+    /// Encrypts the headers and bodies of recorded responses and of the results of steps, and keys their fingerprints,
+    /// with the first of these keys. Any of the keys can open a record.
     ///
     /// The status stays readable, and so do the scope, the length of the sealed data and, without
-    /// [`digest_keys`](Self::digest_keys), caller and key. All that is replayed or compared is authenticated: status, header
-    /// lines, body, fingerprint, time and expiry, with the record's key, store and [deployment](crate::SealingKeys::deployment).
-    /// A record that was changed, or moved to another place, is rejected with 503 and logged. So is one that no key opens, one
-    /// that its store has kept for longer than its `ttl`, and one that is not sealed, unless
-    /// [`accept_unsealed_until`](Self::accept_unsealed_until) allows it. A rejected record never runs again.
+    /// [`digest_keys`](Self::digest_keys), caller and key. All that is replayed or compared is authenticated: status,
+    /// header lines, body, fingerprint, time and expiry, with the record's key, store and
+    /// [deployment](crate::SealingKeys::deployment). A record that was changed, or moved to another place, is rejected
+    /// with 503 and logged. So is one that no key opens, one that its store has kept for longer than its `ttl`, and one
+    /// that is not sealed, unless [`accept_unsealed_until`](Self::accept_unsealed_until) allows it. A rejected record
+    /// never runs again.
     ///
-    /// The `ttl` is compared by the clocks of the processes. They may differ by two seconds, or by a hundredth of the `ttl` if that
-    /// is more. An attacker with write access to the store can still delete a record or put an older one of the same key in
-    /// its place.
+    /// The `ttl` is compared by the clocks of the processes. They may differ by two seconds, or by a hundredth of the
+    /// `ttl` if that is more. An attacker with write access to the store can still delete a record or put an older one
+    /// of the same key in its place.
     ///
     /// # Examples
     ///
@@ -83,11 +85,12 @@ impl RegistryBuilder {
         self
     }
 
-    /// Reads records that are encrypted with one of these keys, and writes records, claims and fingerprints as a registry without keys does.
+    /// Reads records that are encrypted with one of these keys, and writes records, claims and fingerprints as a
+    /// registry without keys does.
     ///
-    /// It is for a rolling deploy that turns [`seal_with`](Self::seal_with) on or off. First all processes get the keys by
-    /// `open_with`. In the next deploy, the new processes have `seal_with`, and the old ones can read what these write.
-    /// To turn sealing off, do the same in reverse. The last call of the two decides. See
+    /// It is for a rolling deploy that turns [`seal_with`](Self::seal_with) on or off. First all processes get the keys
+    /// by `open_with`. In the next deploy, the new processes have `seal_with`, and the old ones can read what these
+    /// write. To turn sealing off, do the same in reverse. The last call of the two decides. See
     /// [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
     ///
     /// # Examples
@@ -111,12 +114,12 @@ impl RegistryBuilder {
         self
     }
 
-    /// Replays unsealed records up to this time, and rejects them afterwards. Without this setting, [`seal_with`](Self::seal_with) rejects
-    /// them at once.
+    /// Replays unsealed records up to this time, and rejects them afterwards. Without this setting,
+    /// [`seal_with`](Self::seal_with) rejects them at once.
     ///
-    /// This is for the change to `seal_with`: give the time of the deployment plus the longest `ttl` of all handlers, as a fixed
-    /// time. A time that is counted from the start of the process would never come. Before that time, an attacker with write access to
-    /// the store can plant a response.
+    /// This is for the change to `seal_with`: give the time of the deployment plus the longest `ttl` of all handlers,
+    /// as a fixed time. A time that is counted from the start of the process would never come. Before that time, an
+    /// attacker with write access to the store can plant a response.
     ///
     /// # Examples
     ///

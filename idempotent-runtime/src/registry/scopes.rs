@@ -1,12 +1,14 @@
-//! Handlers whose keys would meet.
+//! Finds handlers whose keys would collide.
 
 use std::collections::HashMap;
 
 use crate::policy::Policy;
 
-/// The handlers that have the scope of one before them, each with that one, unless both say `shared_scope`.
+/// Returns the handlers that have the scope of an earlier one, each with that earlier one, unless both say
+/// `shared_scope`.
 ///
-/// Their stores do not count: two names may stand for one store, and operators, metrics and limits know a handler by its scope.
+/// Their stores do not matter: two names may refer to one store, and operators, metrics and limits identify a handler
+/// by its scope.
 pub(super) fn conflicts(
     policies: impl Iterator<Item = &'static Policy>,
 ) -> impl Iterator<Item = (&'static Policy, &'static Policy)> {

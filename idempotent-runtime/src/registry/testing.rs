@@ -1,4 +1,4 @@
-//! Registries of tests: one that counts, and one that guards nothing.
+//! Registries for tests: one that counts, and one that guards nothing.
 
 use crate::observe::event::Observer;
 use crate::registry::Registry;

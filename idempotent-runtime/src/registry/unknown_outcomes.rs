@@ -1,4 +1,4 @@
-//! Counts unknown outcomes in the stores, which outlive the processes that left them.
+//! Counts the unknown outcomes in the stores. They remain after the processes that left them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,17 +16,17 @@ use crate::store::entry::UnknownOutcomes;
 use crate::store::handle::StoreHandle;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// The first count waits: at its start, a process has more urgent calls to its store.
+/// The delay of the first count: at its start, a process has more urgent calls to its store.
 const FIRST_COUNT: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_secs(15);
-/// Two counts are at least this far apart, even if the numbers are asked for more often.
+/// The least time between two counts, even if the numbers are requested more often.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
-/// Counts for one registry, and ends with it.
+/// Counts for one registry until this is dropped.
 pub(crate) struct UnknownGauge {
     number: u64,
     stores: Arc<Vec<StoreHandle>>,
-    // No `BackgroundTask`: every request asks, and must not take a lock.
+    // Not a `BackgroundTask`: every request checks this, and must not take a lock.
     is_counting: Arc<AtomicBool>,
     task: Mutex<Option<AbortHandle>>,
 }
@@ -44,9 +44,10 @@ impl UnknownGauge {
         gauge
     }
 
-    /// Spawns the task unless it runs: it ends with its runtime, and a registry may be built outside of a runtime.
+    /// Spawns the task unless it runs. The task ends with its runtime, and a registry may be built outside of a
+    /// runtime.
     pub(crate) fn start(&self) {
-        // The checker of `concurrency_tests` tries all orders of all tasks that there are; this one never ends.
+        // The checker of `concurrency_tests` tries all orders of all existing tasks, but this task never ends.
         if cfg!(all(test, shuttle)) || self.is_counting.load(Ordering::Relaxed) {
             return;
         }
@@ -71,7 +72,7 @@ impl Drop for UnknownGauge {
     }
 }
 
-/// The task lives.
+/// Exists while the task runs.
 struct Counting(Arc<AtomicBool>);
 
 impl Drop for Counting {
@@ -89,7 +90,7 @@ async fn count_for_ever(number: u64, stores: Weak<Vec<StoreHandle>>, _counting: 
             () = ::tokio::time::sleep(pause) => {}
             _ = is_asked_for.changed() => {}
         }
-        // A question that arrives during the count wants the next number.
+        // A request for numbers that arrives during the count needs the next count.
         is_asked_for.mark_unchanged();
         let Some(stores) = stores.upgrade() else { return };
         if count(&stores, &mut known).await {
@@ -103,11 +104,12 @@ async fn count_for_ever(number: u64, stores: Weak<Vec<StoreHandle>>, _counting: 
     }
 }
 
-/// Whether there is a number for each store: one that does not answer keeps the one that it had.
+/// Counts in all stores. Returns whether there is a number for each store. A store that does not answer keeps its last
+/// number.
 async fn count(stores: &[StoreHandle], known: &mut Vec<Option<UnknownOutcomes>>) -> bool {
     known.resize(stores.len(), None);
     for (store, known) in stores.iter().zip(&mut *known) {
-        // The store's meter has counted the error already.
+        // The store's meter has already counted the error.
         if let Ok(counted) = store.unknown_outcomes().await {
             *known = Some(counted);
         }
@@ -123,11 +125,11 @@ fn sum(known: &[Option<UnknownOutcomes>]) -> UnknownOutcomes {
     sum
 }
 
-/// What the registries of this process have counted.
+/// The counts of all registries of this process.
 #[derive(Default)]
 struct Table {
     by_registry: HashMap<u64, UnknownOutcomes>,
-    /// Scopes that had a number once: without unknown outcomes it must become 0.
+    /// The scopes that have had a number: without unknown outcomes it must become 0.
     scopes: BTreeSet<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The keys that are waited for in this process: one look for all who wait for the same.
+//! The keys that requests of this process wait for. All requests that wait for one key share one look.
 
 use std::collections::HashMap;
 
@@ -19,28 +19,28 @@ pub(crate) enum RequestEnd {
     Gone,
     /// Its lease has expired, or its claim has lapsed.
     Lapsed,
-    /// The store cannot say how the request has ended.
+    /// The store cannot tell how the request has ended.
     Rejected(Rejection),
 }
 
-/// How a request has ended, and when the look began that found it out.
+/// A look at a key. Returns how the request has ended, and when the look began.
 pub(crate) type Look = BoxFuture<'static, (Instant, RequestEnd)>;
 type Looking = Shared<Look>;
-/// Store, key, whether it is claimed in transactions, and the runtime whose clock wakes the look.
+/// The store, the key, whether the key is claimed in transactions, and the runtime whose clock wakes the look.
 pub(crate) type Watched = (usize, RecordKey, bool, Option<RuntimeId>);
 
-/// The keys that are waited for in this process.
+/// The keys that requests of this process wait for.
 #[derive(Default)]
 pub(crate) struct Watches(Mutex<HashMap<Watched, WeakShared<Look>>>);
 
 impl Watches {
-    /// How the request has ended, by a look that begins from now on.
+    /// Returns how the request has ended, as seen by a look that begins from now on.
     pub(crate) async fn end_of(&self, watched: &Watched, look: impl Fn() -> Look) -> RequestEnd {
         let since = Instant::now();
         loop {
             let joined = self.join(watched, &look);
             let (looked_at, ended) = joined.looking.clone().await;
-            // An older look may have found the end of a request before the one that we wait for.
+            // An older look may have found the end of an earlier request with the key.
             if looked_at >= since {
                 return ended;
             }

@@ -1,4 +1,4 @@
-//! A guard whose handler runs, and what runs beneath it under its claim.
+//! A guard while its handler runs, and the runs beneath it under its claim.
 
 use std::sync::Arc;
 
@@ -11,11 +11,13 @@ use crate::request::covered_run::Answer;
 use crate::request::covered_runs::CoveredRuns;
 use crate::sync::atomic::Ordering;
 
-/// The guard while its handler runs. When it is dropped, its claim is over, and nothing runs under it any more.
+/// The guard while its handler runs. When it is dropped, its claim has ended, and nothing runs under the claim any
+/// more.
 pub(crate) struct ActiveGuard(Arc<Execution>);
 
 impl ActiveGuard {
-    /// For as long as the claim is held. A drain that counts it waits for what runs under it too.
+    /// Creates the active guard of an execution. A drain waits until `counted` is dropped: when the claim and all runs
+    /// under it have ended.
     pub(super) fn of(execution: &Arc<Execution>, counted: Option<TaskTrackerToken>) -> Self {
         execution.run.covered_runs.count(counted);
         Self(Arc::clone(execution))
@@ -25,7 +27,7 @@ impl ActiveGuard {
         &self.0
     }
 
-    /// Whether it is the execution of this guard, or of one around it.
+    /// Returns whether `other` is the execution of this guard, or of a guard around this one.
     pub(super) fn is_beneath(&self, other: &Arc<Execution>) -> bool {
         self.0.is_beneath(other)
     }
@@ -34,17 +36,17 @@ impl ActiveGuard {
         Arc::ptr_eq(&self.0, execution)
     }
 
-    /// Whether a response with this head is a rejection, which is never recorded.
+    /// Returns whether a response with this head is a rejection, which is never recorded.
     pub(super) fn is_rejection(&self, parts: &mut Parts) -> bool {
         self.0.is_rejection(parts)
     }
 
-    /// What runs beneath the guard under this claim.
+    /// The runs beneath the guard under its claim.
     pub(super) fn covered_runs(&self) -> &CoveredRuns {
         &self.0.run.covered_runs
     }
 
-    /// Takes the mark of a handler that ran under this claim from the response, and notes that its answer has arrived.
+    /// Removes the mark that a handler under this claim left on the response, and records that its answer has arrived.
     pub(super) fn take_answer(&self, response: &mut Response) {
         let extensions = response.extensions_mut();
         if matches!(extensions.get(), Some(Answer(covering)) if self.is_of(covering)) {

@@ -1,4 +1,4 @@
-//! What a request has on its way to a claim, and the answers that it may get there.
+//! The state of a request on its way to a claim, and its rejection if it gets none.
 
 use std::sync::Arc;
 
@@ -71,13 +71,13 @@ impl Admission {
     }
 
     pub(super) fn reject(&self, rejection: Rejection) -> Response {
-        // No layer around it may record a rejection.
+        // No layer around this guard may record a rejection.
         self.execution.take_over();
         self.report(Outcome::Rejected(rejection.outcome()), Event::Rejected(rejection.code()));
         Registry::render(self.registry.as_ref(), rejection, self.execution.audience())
     }
 
-    /// Reports how a request ends that executes nothing.
+    /// Reports how a request ends that does not execute the handler.
     pub(super) fn report(&self, outcome: Outcome, event: Event) {
         outcome.report(&self.span, &self.policy);
         if let Some(registry) = &self.registry {

@@ -1,4 +1,4 @@
-//! Requests beyond a limit: they get the answer that their key has already, and never run.
+//! Requests beyond a limit: they get the response that their key already has, and never run.
 
 use axum::response::Response;
 use tracing::Instrument;
@@ -11,16 +11,16 @@ use crate::request::keyed_request::KeyedRequest;
 use crate::store::entry::{Entry, EntryState};
 use crate::store::error::StoreError;
 
-/// What the key of such a request has already.
+/// The state of the key before such a request claims it.
 enum Known {
-    /// A claim is answered by it, and makes nothing.
+    /// The store has an entry that a claim returns without creating a new one.
     Entry,
     RunsInTransaction,
     Nothing,
 }
 
 impl KeyedRequest {
-    /// The answer of the key, or `rejection` where the request would run.
+    /// Returns the response of the key, or `rejection` if the request would run.
     pub(super) fn answer_or_reject(self, rejection: Rejection) -> ClaimOutcome {
         let span = self.admission.span.clone();
         ClaimOutcome::Later(Box::pin(self.answer_or(rejection).instrument(span)))

@@ -1,4 +1,4 @@
-//! Bodies that were read in part: a later reader still gets every byte.
+//! Bodies that were partly read: a later reader still gets every byte.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 
-/// What was read already, then the rest.
+/// A body that yields the frames that were read already, and then the rest.
 pub(crate) struct Resumed {
     read: VecDeque<Result<Frame<Bytes>, BoxError>>,
     rest: Body,
@@ -42,7 +42,7 @@ impl http_body::Body for Resumed {
         let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(read + rest.lower());
-        // A server stops at the length that it was told, and would never come to an error or trailers after it.
+        // A server stops after the length that it was given, and would not reach an error or trailers behind it.
         let is_data_alone = data().count() == self.read.len();
         if let Some(upper) = rest.upper().filter(|_| is_data_alone) {
             hint.set_upper(read + upper);
@@ -51,7 +51,7 @@ impl http_body::Body for Resumed {
     }
 }
 
-/// The data so far: one chunk as it came, more of them in one buffer.
+/// The data that was read so far: a single chunk is kept as it is, several chunks are joined in one buffer.
 #[derive(Default)]
 pub(crate) struct Gathered {
     whole: Bytes,

@@ -1,18 +1,18 @@
-//! What `caller = expr` may be.
+//! The types that `caller = expr` can have.
 
 use std::fmt::Display;
 use std::ops::Deref;
 
 use crate::request::identify::Gate;
 
-/// A value that displays itself.
+/// A value that implements `Display`.
 #[diagnostic::on_unimplemented(
     message = "`caller` must be a value that is `Display`, a tuple of such values, or an `Option`, but this is `{Self}`",
     label = "does not implement `Display`",
     note = "write `caller = user.id`, `caller = (tenant.id, user.id)`, or `caller = session.map(|session| session.user)`"
 )]
 pub trait CallerPart {
-    /// Its text.
+    /// Returns the value as text.
     fn text(&self) -> String;
 }
 
@@ -25,13 +25,13 @@ impl<T: Display + ?Sized> CallerPart for T {
 
 /// An `Option`, or a tuple.
 pub trait Composed {
-    /// The caller, if there is one.
+    /// Returns the caller, if there is one.
     fn caller(&self) -> Option<String>;
 }
 
 /// An `Option` of a tuple.
 pub trait OptionalTuple {
-    /// The caller, if there is one.
+    /// Returns the caller, if there is one.
     fn caller(&self) -> Option<String>;
 }
 
@@ -63,8 +63,9 @@ macro_rules! tuples {
 
 tuples!(A, A B, A B C, A B C D, A B C D E, A B C D E F);
 
-/// The value of the expression. Its method is the first one that fits the type: here, or behind a dereference. Each has one
-/// candidate, so that an expression with an error of its own leads to no second error.
+/// The value of the expression. The compiler takes the first method `idempotent_caller` that fits the type: of this
+/// type, or of one that it dereferences to. Each type has only one candidate, so a mistake in the expression causes no
+/// second error.
 #[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct CallerExpression<'a, C: ?Sized>(ComposedOrPlain<'a, C>);
 
@@ -75,14 +76,14 @@ pub struct ComposedOrPlain<'a, C: ?Sized>(Plain<'a, C>);
 pub struct Plain<'a, C: ?Sized>(&'a C);
 
 impl<'a, C: ?Sized> CallerExpression<'a, C> {
-    /// Of this value.
+    /// Wraps this value.
     pub fn of(value: &'a C) -> Self {
         Self(ComposedOrPlain(Plain(value)))
     }
 }
 
 impl<C: OptionalTuple> CallerExpression<'_, C> {
-    /// Names the caller, if there is one.
+    /// Sets the caller of the request, if there is one.
     pub fn idempotent_caller(&self, gate: &mut Gate) {
         gate.set_caller(|| self.0.0.0.caller());
     }
@@ -97,7 +98,7 @@ impl<'a, C: ?Sized> Deref for CallerExpression<'a, C> {
 }
 
 impl<C: Composed> ComposedOrPlain<'_, C> {
-    /// Names the caller, if there is one.
+    /// Sets the caller of the request, if there is one.
     pub fn idempotent_caller(&self, gate: &mut Gate) {
         gate.set_caller(|| self.0.0.caller());
     }
@@ -112,7 +113,7 @@ impl<'a, C: ?Sized> Deref for ComposedOrPlain<'a, C> {
 }
 
 impl<C: ?Sized> Plain<'_, C> {
-    /// Names the caller.
+    /// Sets the caller of the request.
     pub fn idempotent_caller(&self, gate: &mut Gate)
     where
         C: CallerPart,
@@ -121,7 +122,8 @@ impl<C: ?Sized> Plain<'_, C> {
     }
 }
 
-/// The parts as one text, which no other tuple has: `/` separates them, and `\` stands before a `/` or a `\` of a part.
+/// Joins the parts into one text. `/` separates the parts, and each `/` or `\` in a part is escaped by `\`, so
+/// different tuples have different texts.
 fn joined(parts: &[String]) -> String {
     let escaped: Vec<String> = parts.iter().map(|part| part.replace('\\', "\\\\").replace('/', "\\/")).collect();
     escaped.join("/")

@@ -1,4 +1,4 @@
-//! Whether a request that no guard has passed on is of the same client as another one.
+//! Decides whether a request that no guard has passed on comes from the same client as another request.
 
 use http::HeaderMap;
 use http::request::Parts;
@@ -6,7 +6,7 @@ use http::request::Parts;
 use crate::fingerprint::builder::Credentials;
 use crate::registry::Registry;
 
-/// Tells clients apart by their credentials, and by the callers that the registry names.
+/// Identifies a client by its credentials, and by the caller that the registry names.
 pub(super) struct Client {
     registry: Registry,
     credentials: Credentials,
@@ -18,12 +18,12 @@ impl Client {
         Self { registry: registry.clone(), credentials }
     }
 
-    /// Whether a request with these headers has the same credentials.
+    /// Returns whether a request with these headers has the same credentials.
     pub(super) fn has_sent(&self, headers: &HeaderMap) -> bool {
         Credentials::of(self.registry.credential_headers(), headers) == self.credentials
     }
 
-    /// The caller of a request with this head, as the registry names it.
+    /// Returns the caller that the registry names for a request with this head.
     pub(super) fn caller_of(&self, parts: &Parts) -> Option<String> {
         self.registry.caller().and_then(|caller| caller(parts))
     }

@@ -1,5 +1,5 @@
-//! The running future survives its caller: polled in place while the client waits, spawned when it is dropped
-//! unfinished.
+//! The future of an annotated handler. It is polled in place while the client waits. If it is dropped unfinished, the
+//! rest is spawned.
 
 use std::fmt;
 use std::future::Future;
@@ -16,16 +16,16 @@ use crate::request::response_mark::{is_of_another_guard, of_another_guard};
 use crate::sync::atomic::Ordering;
 use crate::sync::tokio::runtime::Handle;
 
-/// What an annotated handler returns: the future of its response. It drives the guarded request to its end.
+/// The future that an annotated handler returns. It yields the response and drives the guarded request to its end.
 ///
 /// # Cancel safety
 ///
-/// Dropping it never cancels a handler that holds a claim: the handler continues as a task of its own. A request that waits
-/// for another one, or runs unguarded, ends with the drop like any other axum handler.
+/// Dropping it never cancels a handler that holds a claim: the handler continues as a separate task. If a request waits
+/// for another one, or runs unguarded, dropping this ends it, as with any other axum handler.
 ///
 /// # Panics
 ///
-/// If the handler panics, after its claim is settled.
+/// If the handler panics, this panics after the claim is settled.
 ///
 /// # Examples
 ///
@@ -45,7 +45,7 @@ use crate::sync::tokio::runtime::Handle;
 #[must_use = "futures do nothing unless polled"]
 pub struct Completion {
     running: Option<BoxFuture<'static, Response>>,
-    /// `None` for a request that nothing can keep alive: it has no key.
+    /// `None` for a request without a key, which nothing can keep alive.
     execution: Option<Arc<Execution>>,
 }
 
@@ -65,7 +65,7 @@ impl Future for Completion {
     type Output = Response;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
-        // Taken out for the time of the poll: a handler that panicked must not be spawned by our drop.
+        // Taken out during the poll: if the handler panics, `drop` must not spawn it.
         let mut running = self.running.take().expect("a future is not polled after it was ready");
         let Poll::Ready(response) = running.as_mut().poll(cx) else {
             self.running = Some(running);
@@ -93,7 +93,8 @@ impl Drop for Completion {
         detach_state.abandoned.store(true, Ordering::Relaxed);
         // The request is dropped outside of its own span.
         let span = detach_state.span.get().cloned();
-        // Its own runtime first, where its store's connections live: the one in which it is dropped may not be driven, or end.
+        // The request's own runtime comes first, because the connections of its store belong to that runtime. The
+        // runtime in which the request is dropped may not be driven, or may end.
         let mut runtimes: Vec<Handle> = detach_state.runtime.get().cloned().into_iter().collect();
         runtimes
             .extend(Handle::try_current().ok().filter(|current| runtimes.iter().all(|own| own.id() != current.id())));
@@ -111,7 +112,8 @@ impl Drop for Completion {
     }
 }
 
-/// A handler without its client. A runtime that has ended drops it unpolled: it goes on in the next one.
+/// A handler without its client. If a runtime has ended, it drops this unpolled, and the handler continues in the next
+/// runtime.
 struct Detached {
     running: Option<BoxFuture<'static, Response>>,
     has_begun: bool,

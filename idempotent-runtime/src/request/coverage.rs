@@ -1,10 +1,11 @@
 //! Finds the guard around a request that already holds the claim of the same key.
 //!
-//! The extensions of a request usually name the guards around it. A request that a handler or a middleware created does not
-//! have them, and neither has a copy of `Parts` from an argument before the last one. For these, the guard is the one whose
-//! handler, or the body of whose response, this thread polls, unless the request was moved to another task.
-//! The innermost of these is the nearest guard around the request, whatever its key. Only a request with the same credentials
-//! runs under its claim and with its steps, because a handler can poll the requests of other clients too.
+//! The extensions of a request usually name the guards around it. A request that a handler or a middleware created does
+//! not have these extensions, and a copy of `Parts` from an argument before the last one does not have them either. For
+//! such a request, the guard is found by the thread: it is a guard whose handler or response body this thread polls,
+//! unless the request was moved to another task. The innermost of these guards is the nearest one around the request,
+//! whatever its key. Only a request with the same credentials runs under its claim and with its steps, because a
+//! handler can poll the requests of other clients too.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -23,18 +24,19 @@ thread_local! {
     static POLLED: RefCell<Vec<Arc<Execution>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The execution under whose claim `execution` runs, for this key.
+/// Returns the execution under whose claim `execution` runs, for this key.
 pub(super) fn covering<'a>(execution: &'a Arc<Execution>, record_key: &RecordKey) -> Option<&'a Arc<Execution>> {
     if execution.is_sent_by_itself(record_key) { None } else { execution.covering_guard(record_key) }
 }
 
-/// The guard whose handler, or the body of whose response, this thread polls.
+/// Returns the innermost guard whose handler or response body this thread polls.
 pub(super) fn innermost() -> Option<Arc<Execution>> {
-    // Gone when the thread ends.
+    // The thread-local value does not exist any more while the thread ends.
     POLLED.try_with(|polled| polled.borrow().last().cloned()).ok().flatten()
 }
 
-/// Makes the innermost polled guard the nearest one around this execution, if the request itself does not name that guard.
+/// Makes the innermost polled guard the nearest guard around this execution, if the request itself does not name that
+/// guard.
 pub(crate) fn find_sender(execution: &Arc<Execution>, registry: Option<&Registry>, headers: &HeaderMap) {
     if let Some(guard) = innermost()
         && !execution.is_beneath(&guard)
@@ -70,7 +72,7 @@ impl Polled {
 impl Drop for Polled {
     fn drop(&mut self) {
         if self.0 {
-            // Dropped when nothing is borrowed.
+            // The execution is dropped when `POLLED` is no longer borrowed.
             let execution = POLLED.try_with(|polled| polled.borrow_mut().pop());
             drop(execution);
         }

@@ -15,7 +15,8 @@ use crate::request::context::Execution;
 use crate::request::coverage::polled_in;
 use crate::request::response_body::Content;
 
-/// The claim cannot end before this run. If this is dropped before [`end`](Self::end), it is unknown what the run did.
+/// A run under the claim of another guard. The claim cannot end before this run. If this is dropped before
+/// [`end`](Self::end), it is unknown what the run did.
 pub(super) struct CoveredRun {
     execution: Arc<Execution>,
     covering: Arc<Execution>,
@@ -26,7 +27,7 @@ pub(super) struct CoveredRun {
 }
 
 impl CoveredRun {
-    /// `None` when the claim is about to end: nothing begins under it any more.
+    /// Begins a run. Returns `None` if the claim is about to end: then nothing begins under it any more.
     pub(super) fn begin(
         execution: Arc<Execution>,
         covering: Arc<Execution>,
@@ -34,7 +35,7 @@ impl CoveredRun {
         cache_if: Option<CacheIf>,
     ) -> Option<Self> {
         covering.run.covered_runs.begin().then(|| {
-            // As a handler that holds a claim of its own.
+            // Like a handler that holds a claim itself.
             execution.run.detach_state.set_must_finish(true);
             Self { execution, covering, policy, cache_if, has_answered: false, has_ended: false }
         })
@@ -44,8 +45,9 @@ impl CoveredRun {
         &self.execution
     }
 
-    /// The handler has responded. A run that was cut off between the guards has not: its response reached no client. A response
-    /// that the policy records is complete only with its body, as under a claim of its own.
+    /// Ends the run when the handler has responded. It does nothing if the run was cut off between the guards, because
+    /// then the response reached no client. A response that the policy records is complete only when its body is, as
+    /// for a handler that holds a claim itself.
     pub(super) fn end(mut self, response: Response) -> Response {
         if self.execution.run.detach_state.is_abandoned() {
             return response;
@@ -80,7 +82,7 @@ impl Drop for CoveredRun {
     }
 }
 
-/// The body of a covered handler's response, which may be a part of its work.
+/// The body of a covered handler's response. Producing the body may be part of the handler's work.
 struct CoveredBody {
     body: Body,
     run: Option<CoveredRun>,
@@ -107,7 +109,7 @@ impl http_body::Body for CoveredBody {
         };
         match &polled {
             Poll::Pending => {}
-            // It broke off: what it has done is unknown.
+            // The body broke off, so it is unknown what it has done.
             Poll::Ready(Some(Err(_))) => self.run = None,
             Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => {}
             Poll::Ready(_) => self.end(),
@@ -124,6 +126,6 @@ impl http_body::Body for CoveredBody {
     }
 }
 
-/// On the response of a covered handler: the guard under whose claim it was made.
+/// An extension of a covered handler's response: the guard under whose claim the handler ran.
 #[derive(Clone)]
 pub(super) struct Answer(pub(super) Arc<Execution>);

@@ -1,11 +1,11 @@
-//! What runs under one claim beneath its guard, and whether more may begin.
+//! Counts the runs beneath a guard under its claim, and decides whether another run may begin.
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::sync::tokio::sync::Notify;
 use crate::sync::{Mutex, lock};
 
-/// Handlers beneath a guard that run under its claim, which must not end before they have.
+/// The handlers beneath a guard that run under its claim. The claim must not end before they do.
 #[derive(Default)]
 pub(super) struct CoveredRuns {
     state: Mutex<State>,
@@ -15,28 +15,28 @@ pub(super) struct CoveredRuns {
 #[derive(Default)]
 struct State {
     running: usize,
-    /// Handlers that have answered, and whose bodies have not ended.
+    /// The number of handlers that have answered and whose bodies have not ended.
     streaming: usize,
     claim: Phase,
     was_cut_off: bool,
-    /// A handler has answered with a response that is to be recorded, and the guard has not received it yet.
+    /// A handler has answered with a response that will be recorded, and the guard has not received it yet.
     awaits_answer: bool,
-    /// A drain waits for the claim and for the handlers that run under it.
+    /// The token by which a drain waits for the claim and for the handlers that run under it.
     counted: Option<TaskTrackerToken>,
 }
 
-/// How far the claim has come.
+/// The phase of the claim.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     #[default]
     Open,
-    /// It ends without a record: nothing begins under it any more.
+    /// The claim ends without a record, so nothing begins under it any more.
     Closed,
     Over,
 }
 
 impl State {
-    /// The token that a drain waits for, once nothing runs any more.
+    /// Takes the token that a drain waits for, if nothing runs any more.
     fn uncounted(&mut self) -> Option<TaskTrackerToken> {
         let is_idle = self.claim == Phase::Over && self.running == 0;
         self.counted.take_if(|_| is_idle)
@@ -80,7 +80,7 @@ impl CoveredRuns {
         self.changed.notify_waiters();
     }
 
-    /// The claim has ended.
+    /// Notes that the claim has ended.
     pub(super) fn claim_ended(&self) {
         let mut state = lock(&self.state);
         state.claim = Phase::Over;
@@ -93,13 +93,13 @@ impl CoveredRuns {
         lock(&self.state).awaits_answer = false;
     }
 
-    /// Whether a run was dropped before its end, or panicked, or its answer got lost on the way to the guard.
+    /// Returns whether a run panicked or was dropped before its end, or its answer got lost on the way to the guard.
     pub(super) fn has_unknown_outcome(&self) -> bool {
         let state = lock(&self.state);
         state.was_cut_off || state.awaits_answer
     }
 
-    /// Lets no run begin from now on, if none is under way. Returns whether that is so.
+    /// Lets no run begin from now on, if none is in progress. Returns whether no run may begin any more.
     pub(super) fn close(&self) -> bool {
         self.close_if(|state| state.running == 0 && state.streaming == 0)
     }
@@ -108,7 +108,7 @@ impl CoveredRuns {
         self.until(Self::close).await;
     }
 
-    /// As [`close`](Self::close), although bodies may still be read: they may be part of the guard's own response.
+    /// Like [`close`](Self::close), but bodies may still be read: they may be part of the guard's own response.
     pub(super) fn close_to_handlers(&self) -> bool {
         self.close_if(|state| state.running == 0)
     }
@@ -127,7 +127,7 @@ impl CoveredRuns {
 
     async fn until(&self, is_closed: impl Fn(&Self) -> bool) {
         loop {
-            // Created before the look, so that it is notified of an end in between.
+            // Created before the check, so that it is notified of a run that ends after the check.
             let changed = self.changed.notified();
             if is_closed(self) {
                 return;

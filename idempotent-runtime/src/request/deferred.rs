@@ -1,6 +1,6 @@
-//! The extraction of the arguments that [`Guarded`] carries: it is deferred until it is known whether the handler runs.
+//! Extracts the arguments that [`Guarded`] carries, once it is known whether the handler runs.
 //!
-//! A replay and a rejection drop it unpolled, so that no extractor runs and no body is parsed.
+//! For a replay and a rejection, the extraction is dropped unpolled, so no extractor runs and no body is parsed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,27 +18,27 @@ use crate::sync::{Mutex, lock};
 /// When the arguments are extracted, relative to the claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extraction {
-    /// A failing extractor answers by itself, and nothing is claimed.
+    /// Before the claim. The response of an extractor that fails is sent as it is, and nothing is claimed.
     BeforeClaim,
-    /// The extractors are a part of the guarded run.
+    /// After the claim: the extractors are part of the guarded run.
     UnderClaim,
-    /// The same, for one body extractor of axum's. If the body cannot be read, nothing can be claimed either, and the extractor
-    /// answers.
+    /// After the claim, for a single body extractor of axum. If the body cannot be read, nothing can be claimed, and
+    /// the extractor answers.
     PlainBody,
 }
 
-/// Reads the arguments into their [`Extracted`].
+/// The future that reads the arguments into their [`Extracted`].
 pub(super) type Extracting = BoxFuture<'static, Result<(), Response>>;
 
-/// Where a handler finds its arguments.
+/// The slot from which a handler takes its arguments.
 pub struct Extracted<B>(Arc<Mutex<Option<B>>>);
 
 impl<B> Extracted<B> {
-    /// The arguments.
+    /// Takes the arguments.
     ///
     /// # Panics
     ///
-    /// Before they are extracted. The engine polls the handler to this point when they are.
+    /// If they are not extracted yet. The engine does not let the handler take them before that.
     #[must_use]
     pub fn take(self) -> B {
         lock(&self.0).take().expect("arguments are extracted before the handler takes them")
@@ -48,7 +48,7 @@ impl<B> Extracted<B> {
         Self(Arc::new(Mutex::new(Some(arguments))))
     }
 
-    /// Where there is nothing yet: the one to write to, and the one to read from.
+    /// Returns two handles to one empty slot: the first for writing, the second for reading.
     pub(super) fn pair() -> (Self, Self) {
         let slot = Arc::new(Mutex::new(None));
         (Self(Arc::clone(&slot)), Self(slot))
@@ -71,12 +71,12 @@ impl<B: fmt::Debug> fmt::Debug for Extracted<B> {
 /// The extraction of one request's arguments.
 #[derive(Default)]
 pub(super) struct Deferred {
-    /// `None` as soon as it has ended.
+    /// `None` when the extraction has ended.
     extracting: Option<Extracting>,
     is_before_claim: bool,
-    /// What the extractors read, if it was not read before.
+    /// The body that the extractors read, if it was not read before.
     upload: Option<Upload>,
-    /// That of the guard, if there is one.
+    /// The execution of the guard, if there is one.
     execution: Option<Arc<Execution>>,
 }
 
@@ -90,7 +90,8 @@ impl Deferred {
         Self { extracting, is_before_claim, upload, execution }
     }
 
-    /// Before the claim: ready if there is nothing to extract yet, with the response of an extractor that fails.
+    /// Extracts the arguments that belong before the claim. Returns the response of an extractor that fails. Is ready
+    /// at once if there are no such arguments.
     pub(super) fn poll_before_claim(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response>> {
         match &mut self.extracting {
             Some(extracting) if self.is_before_claim => {
@@ -102,16 +103,17 @@ impl Deferred {
         }
     }
 
-    /// Under the claim: ready as soon as the handler has its arguments, with the response of an extractor that fails.
+    /// Extracts the arguments that belong after the claim. Returns the response of an extractor that fails.
     pub(super) fn poll_under_claim(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response>> {
         let Some(extracting) = &mut self.extracting else { return Poll::Ready(None) };
         self.execution.iter().for_each(|execution| execution.set_extracting(true));
         let extracted = ready!(extracting.as_mut().poll(cx));
         self.execution.iter().for_each(|execution| execution.set_extracting(false));
         self.extracting = None;
-        // It may be the response of a handler to which the extractor forwarded the request, as that of the handler itself may be.
+        // The extractor may have forwarded the request to another handler, whose guard marked the response. The same
+        // can happen to the response of the handler itself.
         let rejection = extracted.err().map(without_mark);
-        // A retry may send the whole body: no guard records what an extractor says of a part.
+        // A retry may send the whole body, so no guard records the response of an extractor that got only a part.
         let is_cut_off = self.upload.take().is_some_and(|upload| upload.has_broken_off());
         Poll::Ready(if is_cut_off { rejection.map(marked) } else { rejection })
     }

@@ -1,15 +1,15 @@
-//! Which handler a request has reached.
+//! Identifies the handler that a request has reached.
 
 use std::any::TypeId;
 use std::sync::OnceLock;
 
 use http::{Method, Uri};
 
-/// Identifies the handler. Its policy alone does not: all routes beneath a layer have one policy, and so have all instances of a
-/// generic handler.
+/// Identifies the handler. Its policy does not identify it: all routes beneath a layer have one policy, and so have all
+/// instances of a generic handler.
 #[derive(Default)]
 pub(super) struct Destination {
-    /// The type of what the guard runs.
+    /// The type of the handler or service that the guard runs.
     handler: OnceLock<TypeId>,
     route: OnceLock<(Method, Uri)>,
 }

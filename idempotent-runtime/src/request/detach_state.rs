@@ -1,4 +1,4 @@
-//! Whether a running future goes on without the caller that polls it.
+//! Whether a running future continues without the caller that polls it.
 
 use std::sync::OnceLock;
 
@@ -8,20 +8,21 @@ use crate::policy::scope::Scope;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::runtime::Handle;
 
-/// Shared by the running future and its caller, which polls it.
+/// State that the running future and its caller share. The caller polls the future.
 #[derive(Default)]
 pub(crate) struct DetachState {
     pub(super) must_finish: AtomicBool,
     pub(super) abandoned: AtomicBool,
-    /// Where the running future was polled when it had to finish: its caller may drop it outside of every runtime.
+    /// The runtime in which the running future was polled when it had to finish. Its caller may drop it outside of any
+    /// runtime.
     pub(super) runtime: OnceLock<Handle>,
-    /// The number of the request's span, which the running future keeps open.
+    /// The id of the request's span, which the running future keeps open.
     pub(super) span: OnceLock<Id>,
     pub(super) scope: OnceLock<Scope>,
 }
 
 impl DetachState {
-    /// Whether the running future goes on when its caller drops it.
+    /// Sets whether the running future continues when its caller drops it.
     pub(crate) fn set_must_finish(&self, must: bool) {
         if must && let Ok(runtime) = Handle::try_current() {
             let _ = self.runtime.set(runtime);
@@ -37,7 +38,7 @@ impl DetachState {
         }
     }
 
-    /// Whether the caller is gone.
+    /// Returns whether the caller has dropped the future.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }

@@ -1,4 +1,5 @@
-//! What the attribute's expansion calls around the handler's body, beside the policy's expressions.
+//! The functions that the attribute's expansion calls around the handler's body, besides those for the policy's
+//! expressions.
 
 use std::future;
 use std::ops::{Deref, DerefMut};
@@ -19,7 +20,7 @@ use crate::request::input::RequestInput;
 use crate::request::response_mark::without_mark;
 use crate::request::run::{Stage, start};
 
-/// Opens the gate to an annotated handler for one request: what the attribute's expansion calls.
+/// Opens the gate to an annotated handler for one request. The attribute's expansion calls this.
 pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guarded<B, M>) -> (OpenGate, Extracted<B>) {
     (open_request(policy, guarded.request, extraction), guarded.arguments)
 }
@@ -50,8 +51,7 @@ pub struct OpenGate {
 }
 
 impl OpenGate {
-    /// Lets the handler through or answers in its place, and settles what it comes to: its response is recorded before it is
-    /// sent.
+    /// Runs the handler or answers in its place, and settles the outcome: a response is recorded before it is sent.
     pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
     where
         F: Future + Send + 'static,
@@ -60,7 +60,8 @@ impl OpenGate {
         start(Stage::Identified(self.gate), self.deferred, execution, handler, into_response)
     }
 
-    /// Moves the gate into the handler's future: only there do the policy's expressions see the handler's variables.
+    /// Moves the gate into the handler's future, because the policy's expressions see the handler's variables only
+    /// there.
     pub fn evaluate_in_handler(mut self) -> (EvaluatingGate, PendingGate) {
         let execution = self.gate.execution.clone();
         let (sender, receiver) = oneshot::channel();
@@ -77,13 +78,14 @@ pub struct EvaluatingGate {
 }
 
 impl EvaluatingGate {
-    /// Ends the evaluation. Resolves when the handler may run; the future of a rejected request is dropped here.
+    /// Ends the evaluation. The returned future resolves when the handler may run. If the request is rejected, the
+    /// future is dropped at this point.
     pub fn evaluated(self) -> impl Future<Output = ()> + Send {
         let mut gate = Some((self.gate, self.sender));
         future::poll_fn(move |_| match gate.take() {
             None => Poll::Ready(()),
             Some((gate, sender)) => {
-                // The receiver polls this future, so it is there.
+                // The receiver polls this future, so it still exists.
                 let _ = sender.send(gate);
                 Poll::Pending
             }
@@ -114,7 +116,7 @@ pub struct PendingGate {
 }
 
 impl PendingGate {
-    /// [`OpenGate::run`], once `handler` has evaluated the expressions.
+    /// Like [`OpenGate::run`], once `handler` has evaluated the expressions.
     pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
     where
         F: Future + Send + 'static,
@@ -123,19 +125,20 @@ impl PendingGate {
     }
 }
 
-/// Turns what the handler returned into a response; a name of its own, so that an error can point at the return type.
+/// Turns the handler's return value into a response. It is a separate function so that an error can point at the return
+/// type.
 pub fn into_response<R: IntoResponse>(value: R) -> Response {
     // If the handler forwarded the request, another guard may have marked the response; this guard answers for its own handler.
     without_mark(value.into_response())
 }
 
-/// What an annotated handler would return where it never gets to.
+/// Replaces the return value of an annotated handler in code that is never reached.
 pub fn never<T>() -> T {
     unreachable!("its call is behind a condition that is never true")
 }
 
-/// The same for a body that is still being typed, which has no value yet. Its name is as long as the other one: an editor completes
-/// only where it finds the body at one place in both expansions.
+/// Like [`never`], for a body that is still being typed, which has no value yet. Both names have the same length: an
+/// editor completes only if the body is at the same position in both expansions.
 pub fn typed<T>() -> ! {
     unreachable!("a body that is being typed does not compile")
 }

@@ -1,4 +1,4 @@
-//! The wrapper around a handler's last argument that takes the request, for the guard and for the argument's own extractor.
+//! The wrapper of a handler's last argument. It takes the request for the guard and for the argument's own extractor.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -37,7 +37,8 @@ use crate::request::input::RequestInput;
 /// ```
 pub struct Guarded<B, M = Buffered> {
     pub(crate) arguments: Extracted<B>,
-    /// `None` for a direct call. Behind a lock that is never taken, since a future is not `Sync`, and a handler's argument is.
+    /// `None` for a direct call. The lock is never taken: it makes the field `Sync`, which a handler's argument must be
+    /// and a future is not.
     pub(crate) request: Option<(RequestInput, Mutex<Extracting>)>,
     mode: PhantomData<fn() -> M>,
 }
@@ -46,27 +47,28 @@ pub struct Guarded<B, M = Buffered> {
 #[derive(Debug)]
 pub enum Buffered {}
 
-/// The same, in its canonical form where it is JSON.
+/// Like [`Buffered`], but a JSON body is part of the fingerprint in its canonical form.
 #[derive(Debug)]
 pub enum BufferedJson {}
 
-/// An expression replaces the body in the fingerprint; the body reaches the inner extractor unread. The target counts.
+/// The value of an expression replaces the body in the fingerprint, and the target is part of it too. The body reaches
+/// the inner extractor unread.
 #[derive(Debug)]
 pub enum Targeted {}
 
-/// Nothing of the request is part of the fingerprint: it reaches the inner extractor as it comes.
+/// Nothing of the request is part of the fingerprint. The request reaches the inner extractor unread.
 #[derive(Debug)]
 pub enum Streamed {}
 
-/// The key is not in the header `idempotency-key`, so that only the engine can tell whether there is one.
+/// The key is not in the header `idempotency-key`, so only the engine can find out whether there is a key.
 #[derive(Debug)]
 pub struct KeyElsewhere<M>(PhantomData<M>);
 
-/// Axum's marker for the extractors that [`Guarded`] wraps, over the inner extractor's own marker.
+/// Axum's marker type for the extractors that [`Guarded`] wraps. It contains the inner extractor's own marker.
 #[derive(Debug)]
 pub struct ViaGuarded<M>(PhantomData<M>);
 
-/// Without the request: its headers can hold credentials.
+/// Does not show the request, because its headers can contain credentials.
 impl<B: fmt::Debug, M> fmt::Debug for Guarded<B, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guarded").field("arguments", &self.arguments).finish_non_exhaustive()
@@ -92,7 +94,7 @@ where
         let input = RequestInput::of(&mut request, Mode::KEY_ELSEWHERE, Mode::READS).await;
         let (extracted, arguments) = Extracted::pair();
         let state = state.clone();
-        // Compiled for each handler: neither a closure nor a `?` more than it takes.
+        // Compiled for each handler, so it avoids closures and `?`.
         let extracting: Extracting = Box::pin(async move {
             match B::from_request(request, &state).await {
                 Ok(arguments) => {
@@ -106,7 +108,7 @@ where
     }
 }
 
-/// What is read of a request before the inner extractor gets it.
+/// Says which part of a request is read before the inner extractor gets it.
 pub trait Reading: sealed::Sealed {
     #[doc(hidden)]
     const READS: Reads;

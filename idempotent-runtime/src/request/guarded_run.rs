@@ -1,4 +1,4 @@
-//! What a handler runs with under a guard, however its key is held.
+//! The state with which a handler runs under a guard, whether a claim or a transaction holds its key.
 
 use tracing::Span;
 
@@ -9,18 +9,18 @@ use crate::request::active_guard::ActiveGuard;
 use crate::request::respond::ResponseClassifier;
 use crate::running_limit::RunningPermit;
 
-/// What a handler runs with under a guard, until it is settled.
+/// The state with which a handler runs under a guard, until the run is settled.
 pub(super) struct GuardedRun {
     pub(super) registry: Registry,
     pub(super) classifier: ResponseClassifier,
     pub(super) span: Span,
-    /// Until this is settled, a request that the handler forwards runs under its claim.
+    /// Until the run is settled, a request that the handler forwards runs under its claim.
     pub(super) guard: ActiveGuard,
     pub(super) _permits: Permits,
     pub(super) _in_flight: InFlight,
 }
 
-/// The permits that an execution holds until it is settled, where executions are limited.
+/// The permits that an execution holds until it is settled, if executions are limited.
 #[derive(Default)]
 pub(super) struct Permits {
     pub(super) caller: Option<Permit>,

@@ -1,7 +1,7 @@
-//! The guards around a request: under whose claim it may run, and whose key and steps it may use.
+//! The guards around a request: under which claim the request may run, and which key and steps it may use.
 //!
-//! The nearest guard around a request is the one that passed it on ([`link`](crate::request::link)), or the one whose handler was
-//! polled when the request arrived ([`coverage`](crate::request::coverage)).
+//! The nearest guard around a request is the one that passed the request on ([`link`](crate::request::link)), or the
+//! one whose handler was polled when the request arrived ([`coverage`](crate::request::coverage)).
 
 use std::iter;
 use std::sync::Arc;
@@ -15,21 +15,23 @@ use crate::request::context::{Execution, Grant, Sender};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 impl Execution {
-    /// The execution under whose claim this one runs: of the nearest guard around it that has this key.
+    /// Returns the execution under whose claim this one runs. It is found through the nearest guard around it that has
+    /// this key.
     pub(super) fn covering_guard(&self, record_key: &RecordKey) -> Option<&Arc<Self>> {
         let around = self.around_with(record_key)?;
         let claiming = around.claim.covered_by.get().unwrap_or(around);
         Some(self.claim.covered_by.get_or_init(|| Arc::clone(claiming)))
     }
 
-    /// Takes the right to run beneath the guard around it that has this key. Returns false if another run was first: under one
-    /// claim a request executes once, even if a middleware in between sends it several times.
+    /// Takes the right to run beneath the guard around this execution that has this key. Returns false if another run
+    /// has already taken it: under one claim a request executes once, even if a middleware in between sends it several
+    /// times.
     pub(super) fn begin_first_run_under(&self, record_key: &RecordKey) -> bool {
         self.around_with(record_key).is_some_and(|around| !around.run.has_covered_run.swap(true, Ordering::AcqRel))
     }
 
-    /// Whether its own handler has sent this request, as a new request with the same key. Such a request is a duplicate. A
-    /// request with the same key for another handler is not.
+    /// Returns whether this request was sent by the handler that it has reached, as a new request with the same key.
+    /// Such a request is a duplicate. A request with the same key for another handler is not.
     pub(super) fn is_sent_by_itself(&self, record_key: &RecordKey) -> bool {
         let (mut this, mut is_anew) = (self, false);
         while let Some(around) = this.around_of_client() {
@@ -42,14 +44,14 @@ impl Execution {
         false
     }
 
-    /// The nearest guard around it that runs under this key.
+    /// Returns the nearest guard around this execution that runs under this key.
     fn around_with(&self, record_key: &RecordKey) -> Option<&Arc<Self>> {
         iter::successors(self.around_of_client(), |execution| execution.around_of_client())
             .find(|execution| execution.runs_under(record_key))
     }
 
-    /// What its handler sees of a claim: its own claim, or what its guard has asked the store for, or what the guard sees under
-    /// whose claim it runs, or what the nearest guard around it sees.
+    /// Returns the grant that the handler sees: that of its own claim, or the one for which its guard has asked the
+    /// store, or that of the guard under whose claim it runs, or that of the nearest guard around it.
     pub(super) fn granted(&self) -> Option<&Grant> {
         match self.claim.grant.get().or_else(|| self.identity.asked_for.get()) {
             Some(grant) => Some(grant),
@@ -57,15 +59,17 @@ impl Execution {
         }
     }
 
-    /// The nearest guard around it, if its handler may use that guard's key and steps: both requests are of one client.
+    /// Returns the nearest guard around this execution, if the handler may use the key and steps of that guard because
+    /// both requests come from one client.
     ///
-    /// A request without a link to the guard may be another client's, which the guard's handler polls. Equal credentials show
-    /// that the client is the same if no caller is named; if one is named, the registry must name the same one.
+    /// A request without a link to the guard may come from another client: the guard's handler may poll such requests.
+    /// Equal credentials show that the client is the same if no caller is named. If a caller is named, the registry
+    /// must name the same one.
     pub(super) fn shared(&self) -> Option<&Arc<Self>> {
         self.around_of_client().filter(|guard| self.is_of_caller(guard))
     }
 
-    /// Whether it is unknown if its handler may use the key and steps of the nearest guard around it.
+    /// Returns whether it is unknown if the handler may use the key and steps of the nearest guard around it.
     pub(super) fn may_be_shared(&self) -> bool {
         self.around_of_client().is_some_and(|guard| !self.is_of_caller(guard))
     }
@@ -78,12 +82,13 @@ impl Execution {
         }
     }
 
-    /// The nearest guard around it, if both requests have the same credentials. A handler may poll requests of other clients.
+    /// Returns the nearest guard around this execution, if both requests have the same credentials. A handler may poll
+    /// requests of other clients.
     fn around_of_client(&self) -> Option<&Arc<Self>> {
         self.around().filter(|_| self.arrival.sent_by.get().is_none_or(|sender| sender.is_same_client))
     }
 
-    /// Makes this the nearest guard around it, for a request with these headers.
+    /// Makes `guard` the nearest guard around this execution, for a request with these headers.
     pub(super) fn set_sender(&self, guard: Arc<Self>, headers: &HeaderMap) {
         let is_same_client = guard.arrival.client.get().is_some_and(|client| client.has_sent(headers));
         let _ = self.arrival.sent_by.set(Sender { guard, is_same_client, has_same_caller: AtomicBool::default() });
@@ -102,7 +107,8 @@ impl Execution {
             && key.is_some_and(|key| key.ok().as_ref() != Some(&grant.key))
     }
 
-    /// Notes whether the registry names the caller of the guard that sends this request for a request with this head too.
+    /// Notes whether the registry names the same caller for a request with this head as for the guard that sends the
+    /// request.
     pub(super) fn compare_callers(&self, parts: &Parts) {
         let Some(sender) = self.arrival.sent_by.get() else { return };
         let asked = sender.guard.arrival.client.get().and_then(|client| client.caller_of(parts));
@@ -110,12 +116,13 @@ impl Execution {
         sender.has_same_caller.store(asked.is_some() && asked.as_deref() == granted.as_deref(), Ordering::Relaxed);
     }
 
-    /// Whether `other` is this guard, or one around it.
+    /// Returns whether `other` is this guard, or a guard around it.
     pub(super) fn is_beneath(self: &Arc<Self>, other: &Arc<Self>) -> bool {
         iter::successors(Some(self), |execution| execution.around()).any(|execution| Arc::ptr_eq(execution, other))
     }
 
-    /// Whether its response can be the response to the request of `guard`, which is around it.
+    /// Returns whether the response of this execution can be the response to the request of `guard`, which is around
+    /// it.
     pub(super) fn answers_for(self: &Arc<Self>, guard: &Arc<Self>) -> bool {
         iter::successors(Some(self), |execution| execution.around().filter(|_| execution.may_answer_for_guard_around()))
             .any(|execution| Arc::ptr_eq(execution, guard))

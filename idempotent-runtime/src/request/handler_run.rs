@@ -1,5 +1,5 @@
-//! What a request comes to at its claim: the handler may run under the claim, in its transaction or unguarded, or there is an
-//! answer.
+//! The result of a claim: the handler may run under the claim, in its transaction or unguarded, or a response replaces
+//! it.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::transaction::contract::HandlerTransaction;
 /// How the handler runs.
 #[allow(clippy::large_enum_variant, reason = "it is moved twice, which costs less than a box")]
 pub(super) enum HandlerRun {
-    /// What is forwarded runs as unguarded, for as long as this handler runs.
+    /// Requests that the handler forwards count as unguarded while this handler runs.
     Unguarded {
         _guard: Option<ActiveGuard>,
     },
@@ -38,7 +38,7 @@ pub(super) enum HandlerRun {
     InTransaction(Box<InTransaction>),
 }
 
-/// What a claim comes to: a handler that may run, or the answer in its place.
+/// The result of a claim: a handler that may run, or the response in its place.
 #[allow(
     clippy::large_enum_variant,
     reason = "it is moved once, which costs less than a box; how large it is depends on features"
@@ -74,8 +74,8 @@ impl Admission {
 impl KeyedRequest {
     pub(super) fn run_under_claim(self, attempt: u32, asked_at: Instant) -> HandlerRun {
         let downstream = self.downstream();
-        // The record has the fingerprint of the newest secret, even if the claim that was taken over has an older one: it outlives that
-        // secret's last record.
+        // The record gets the fingerprint of the newest secret, even if the claim that was taken over has the
+        // fingerprint of an older one: the record may outlive the last record of that secret.
         let first = self.fingerprints.first;
         let run = self.admission.into_run(self.registry, first, self.running, self.permits);
         let (policy, execution) = (&run.classifier.policy, run.guard.execution());
@@ -99,14 +99,14 @@ impl KeyedRequest {
         let downstream = self.downstream();
         let run = self.admission.into_run(self.registry, self.fingerprints.first, self.running, self.permits);
         run.guard.execution().grant(self.key, self.record_key, downstream, attempt);
-        // There is no claim to outlive a lease; the record lives as long as the policy says.
+        // No claim exists that could outlive a lease, so the record is kept for the policy's ttl.
         let request = ClaimRequest { ttl: run.classifier.policy.ttl(), ..self.request };
         let claim = Some(TransactionClaim { key: self.stored_key, request });
         HandlerRun::InTransaction(Box::new(InTransaction { store: self.store, transaction, claim, run }))
     }
 
     pub(super) fn run_unguarded(self) -> HandlerRun {
-        // From here on the request is what any axum request is: it ends when its client leaves.
+        // From here on the request is treated like any axum request: it ends when its client disconnects.
         self.admission.execution.run.detach_state.set_must_finish(false);
         let downstream = self.downstream();
         self.admission.execution.grant(self.key, self.record_key, downstream, 1);

@@ -18,7 +18,7 @@ use crate::step::error::{StepError, StepErrorKind};
 use crate::step::steps::{Begun, Steps};
 use std::future::Future;
 
-/// What a handler can know about the key under which it runs.
+/// The information that a handler has about the key under which it runs.
 ///
 /// # Examples
 ///
@@ -33,28 +33,28 @@ use std::future::Future;
 /// }
 /// ```
 ///
-/// A clone of a request, for instance by a batch handler or a hedging middleware, is a request of its own. Its handler gets
-/// an `Idempotency` with the key, the attempt and the steps of that clone. An `Idempotency` that was extracted from the
-/// original request knows nothing about its clones.
+/// A clone of a request, for instance by a batch handler or a hedging middleware, is a separate request. Its handler
+/// gets an `Idempotency` with the key, the attempt and the steps of that clone. An `Idempotency` that was extracted
+/// from the original request knows nothing about its clones.
 ///
-/// Make it an argument of the handler. A handler that extracts it while it runs must take it from the `Request` that is its last
-/// argument. A copy of `Parts` has no link to the guard. An `Idempotency` from such a copy is the handler's only if the handler's own
-/// task extracts it while the handler runs, and if no caller is named or the registry names the same one. Otherwise it has no key: in
-/// the handler's own task, its steps fail and an ERROR is logged; in another task, the library cannot notice it, and its steps are not
-/// recorded.
+/// Make it an argument of the handler. A handler that extracts it while it runs must take it from the `Request` that is
+/// its last argument. A copy of `Parts` has no link to the guard. An `Idempotency` from such a copy is the handler's
+/// only if the handler's own task extracts it while the handler runs, and if no caller is named or the registry names
+/// the same one. Otherwise it has no key: in the handler's own task, its steps fail and an ERROR is logged; in another
+/// task, the library cannot notice it, and its steps are not recorded.
 ///
-/// An extractor before the claim can use it too. What it takes as a step then is not recorded. An extractor after the claim has the
-/// handler's key, attempt and steps.
+/// An extractor before the claim can use it too. A step that it takes is not recorded. An extractor after the claim has
+/// the handler's key, attempt and steps.
 ///
-/// A middleware around a guarded handler gets the handler's key once the handler's guard has claimed it or has answered, on a replay
-/// too. Before that, it has the key of the layer around it, or none and a random [`downstream_key`](Self::downstream_key). Take its
-/// steps after the handler has answered: a step that it takes while the handler runs is recorded under the handler's claim, and runs
-/// again when a retry replays the handler.
+/// A middleware around a guarded handler gets the handler's key once the handler's guard has claimed it or has
+/// answered, on a replay too. Before that, it has the key of the layer around it, or else no key and a random
+/// [`downstream_key`](Self::downstream_key). Take its steps after the handler has answered: a step that it takes while
+/// the handler runs is recorded under the handler's claim, and runs again when a retry replays the handler.
 ///
-/// The same holds for a handler that extracts it from its `Request` and then forwards that request to a guarded handler: from then on,
-/// both handlers share one `Idempotency`. Let such a handler take it as an argument instead.
+/// The same holds for a handler that extracts it from its `Request` and then forwards that request to a guarded
+/// handler: from then on, both handlers share one `Idempotency`. Let such a handler take it as an argument instead.
 ///
-/// A unit test that calls the handler passes `Idempotency::default()`, which is that of a request without a key.
+/// A unit test that calls the handler passes `Idempotency::default()`, which has no key.
 #[derive(Clone, Default)]
 pub struct Idempotency(Arc<Execution>);
 
@@ -74,7 +74,7 @@ impl Idempotency {
         self.0.owner()
     }
 
-    /// Tells if there is no key, and a guard may have one.
+    /// Returns the grant. If there is no key although a guard may have one, this is reported.
     fn granted(&self) -> Option<&Grant> {
         let granted = self.execution().granted();
         if granted.is_none() && self.execution().may_have_lost_its_guard() {
@@ -83,41 +83,43 @@ impl Idempotency {
         granted
     }
 
-    /// The client's key, decoded; `None` if the request has no key and runs unguarded.
+    /// Returns the client's key, decoded; `None` if the request has no key and runs unguarded.
     pub fn key(&self) -> Option<&str> {
         self.granted().map(|grant| grant.key.as_str())
     }
 
-    /// The number of this attempt: 1 for the first claim of the key. If an attempt ends neither with a record nor with a release,
-    /// because its process died or lost the connection to the store, the next attempt has a number that is higher by one.
+    /// Returns the number of this attempt: 1 for the first claim of the key. If an attempt ends neither with a record
+    /// nor with a release, because its process died or lost the connection to the store, the next attempt has a number
+    /// that is higher by one.
     ///
-    /// From then on each further attempt has a higher number, even after an attempt whose status is not recorded, until a response
-    /// is recorded or the claim's ttl expires.
+    /// From then on each further attempt has a higher number, even after an attempt whose status is not recorded, until
+    /// a response is recorded or the claim's ttl expires.
     pub fn attempt(&self) -> u32 {
         self.execution().granted().map_or(1, |grant| grant.attempt)
     }
 
-    /// A key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope, caller, key and
-    /// all that the fingerprint covers.
+    /// Returns a key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,
+    /// caller, key and everything that the fingerprint covers.
     ///
-    /// It is the same on every attempt of one request, so the other service detects a repetition: after a crash, after a response
-    /// that was not recorded, in another process, and after a rotation of the sealing keys. It is different for each
-    /// `api`, for each client and for each request. If a response was not recorded, the key is free again. If a
-    /// client then sends the key with another request or other credentials, the other service sees a new operation. With a caller, a client can renew
-    /// its credentials between attempts; without a caller, the credentials belong to the request.
+    /// It is the same on every attempt of one request, so the other service detects a repetition: after a crash, after
+    /// a response that was not recorded, in another process, and after a rotation of the sealing keys. It is different
+    /// for each `api`, for each client and for each request. If a response was not recorded, the key is free again. If
+    /// a client then sends the key with another request or other credentials, the other service sees a new operation.
+    /// With a caller, a client can renew its credentials between attempts; without a caller, the credentials belong to
+    /// the request.
     ///
-    /// With [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) it is keyed by that secret, so only this
-    /// service can compute it. Without that secret, a person who knows the whole request, its credentials included if no caller
-    /// is named, can compute it too. In both cases, do not publish it, for instance as an address, and
+    /// With [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) it is keyed by that secret, so only
+    /// this service can compute it. Without that secret, a person who knows the whole request, its credentials included
+    /// if no caller is named, can compute it too. In both cases, do not publish it, for instance as an address, and
     /// compare what the other service answers, such as the amount, with what the handler asked for.
     ///
-    /// A request without a key gets a random key, because each such request is an execution of its own. Under an
-    /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets a key derived from the layer's. If a
-    /// guarded handler sends requests without keys to such handlers, each gets a key derived from the guard's key, and from the
-    /// method, path and query of its own request. Requests with one target get one key, even if their bodies differ: if each is an
-    /// operation of its own, send each with a key of its own.
+    /// A request without a key gets a random key, because each such request is a separate execution. Under an
+    /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets a key derived from the
+    /// layer's. If a guarded handler sends requests without keys to such handlers, each gets a key derived from the
+    /// guard's key, and from the method, path and query of its own request. Requests with one target get one key, even
+    /// if their bodies differ: if each is a separate operation, send each with its own key.
     pub fn downstream_key(&self, api: &str) -> String {
-        // A record key holds no NUL, so this ends it.
+        // A record key contains no NUL, so NUL marks its end.
         let api = [b"\0", api.as_bytes()].concat();
         let digest = match self.granted() {
             Some(grant) => {
@@ -132,10 +134,10 @@ impl Idempotency {
 
     /// Runs `run` once for this key, and records its result. An attempt after a crash gets the recorded result.
     ///
-    /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step). It is kept as long as
-    /// the handler's claim, and then for the handler's `ttl`. An attempt after a crash keeps it longer when it gets it. The attempt that
-    /// makes it also gets it back from JSON, so all attempts see the same value. `digest_keys` and `seal_with` apply to it as to
-    /// responses. The name is readable, so do not put a secret into it.
+    /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step). It is
+    /// kept as long as the handler's claim, and then for the handler's `ttl`. If an attempt after a crash reads it, it
+    /// is kept longer. The attempt that produces it also reads it back from JSON, so all attempts see the same value.
+    /// `digest_keys` and `seal_with` apply to it as to responses. The name is readable, so do not put a secret into it.
     ///
     /// # What it promises
     ///
@@ -144,13 +146,13 @@ impl Idempotency {
     /// | the process dies before `run`, or in it | the next attempt runs it: **at least once**, so pass [`downstream_key`](Self::downstream_key) on |
     /// | … after `run`, before its result is recorded | the same: it runs a second time |
     /// | … after its result is recorded | every later attempt gets the result; `run` is not called |
-    /// | this attempt lost its key to another one, because its process stood still | it begins no step, and none of its steps replaces a result: [`StepErrorKind::ClaimLost`](crate::StepErrorKind::ClaimLost) |
+    /// | this attempt lost its key to another one, because its process was paused | it begins no step, and none of its steps replaces a result: [`StepErrorKind::ClaimLost`](crate::StepErrorKind::ClaimLost) |
     /// | … while it runs a step | the other attempt waits until the step ends or its lease expires, and gets its result |
     /// | `run` returns an error | you get the error, and nothing is recorded: the name can be used again |
     /// | `run` panics, or the step is dropped, for instance by a timeout around it | it may have run, and it runs again |
     /// | the client disconnects | handler and step continue |
-    /// | the store is unreachable | the call is repeated for as long as the registry lets a store take, then it is an error. If `run` has already run, that is [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and recording is tried again while this process lives: a later attempt waits for it |
-    /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. If that must not be, return an error from `run` |
+    /// | the store is unreachable | the call is repeated for as long as the registry allows a store to take, then it fails. If `run` has already run, that is [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and recording is tried again while this process lives: a later attempt waits for it |
+    /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. To prevent this, return an error from `run` |
     /// | … and the next request is a different one | [`StepErrorKind::OtherRequest`](crate::StepErrorKind::OtherRequest), 422 |
     /// | … or has other credentials, and no caller is named | [`StepErrorKind::OtherCredentials`](crate::StepErrorKind::OtherCredentials), 422 |
     /// | another handler has a step of this name under the same claim, in this attempt or in an earlier one, because one forwards the request to the other | [`StepErrorKind::OfAnotherHandler`](crate::StepErrorKind::OfAnotherHandler): give each step its own name |
@@ -162,14 +164,14 @@ impl Idempotency {
     /// | there is no key, or no store under `on_store_error = "run"` | it runs, and nothing is recorded |
     /// | an operator purges the key | its steps stay until they are purged by their own keys |
     ///
-    /// Each step of an execution needs a name of its own. The second step with a name is an error, also without a key. Steps
-    /// with different names can run concurrently. Beneath a layer, a handler without the attribute is known by the method and the path of
-    /// its request. Each step costs its store two writes and a renewal of the handler's claim.
+    /// Each step of an execution needs its own name. The second step with a name is an error, also without a key. Steps
+    /// with different names can run concurrently. Beneath a layer, a handler without the attribute is known by the
+    /// method and the path of its request. Each step costs its store two writes and a renewal of the handler's claim.
     ///
     /// # Errors
     ///
-    /// The error of `run`, or a [`StepError`] if the step could not be taken, recorded or read. `E` can be the handler's own error
-    /// type: [`StepError`] has an example.
+    /// Returns the error of `run`, or a [`StepError`] if the step could not be taken, recorded or read. `E` can be the
+    /// handler's own error type: [`StepError`] has an example.
     ///
     /// # Cancel safety
     ///
@@ -249,7 +251,7 @@ impl Idempotency {
     }
 }
 
-/// The error of a step, which it reports.
+/// Creates the error of a step, and reports it.
 fn failed_step(name: &str, kind: StepErrorKind, execution: &Arc<Execution>, place: &StepPlace<'_>) -> StepError {
     let registry_and_scope = place.steps().map(Steps::registry_and_scope);
     let audience = execution.audience().clone();

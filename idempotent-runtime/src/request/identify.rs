@@ -1,6 +1,5 @@
-//! What the guard takes from a request by its policy: key, caller, and the value in place of the body. Without a key, the
-//! handler runs unguarded. With one, the request goes on to
-//! [`fingerprint`](super::fingerprint).
+//! Takes from a request the values that its policy names: the key, the caller, and the value that replaces the body.
+//! Without a key, the handler runs unguarded. With a key, the request continues in [`fingerprint`](super::fingerprint).
 
 use std::mem;
 use std::sync::Arc;
@@ -78,21 +77,22 @@ impl Gate {
                 None => policy.key() == KeySource::Expression,
             };
             if may_have_key && matches!(gate.claim_input.body, InputBody::NotPermitted) {
-                // Neither an expression nor an extractor may wait for the body.
+                // Neither an expression nor an extractor may wait for the body now.
                 gate.key = Some(Err(BODY_NOT_PERMITTED));
             }
         }
         gate
     }
 
-    /// Takes the key of `key = expr`; before the other expressions, which only count for a keyed request.
+    /// Takes the key of `key = expr`. It comes before the other expressions, which matter only for a request with a
+    /// key.
     pub fn key<K: KeyExpression + ?Sized>(&mut self, key: &K) {
         if self.is_guarded {
             self.key = check_key(&self.policy, None, key.key().map(IdempotencyKey::new));
         }
     }
 
-    /// Takes the caller of `caller = expr`, in place of the registry's if the expression names one.
+    /// Takes the caller of `caller = expr`. If the expression names one, it replaces the registry's.
     pub(super) fn set_caller(&mut self, caller: impl FnOnce() -> Option<String>) {
         if self.is_keyed()
             && let Some(caller) = caller()
@@ -113,17 +113,18 @@ impl Gate {
         self.cache_if = Some(predicate);
     }
 
-    /// Whether the request has a key, or is rejected because of its key.
+    /// Returns whether the request has a key, or is rejected because of its key.
     pub(crate) fn has_key_or_rejection(&self) -> bool {
         self.key.is_some()
     }
 
-    /// Whether the request is rejected because it has no key.
+    /// Returns whether the request is rejected because it has no key.
     pub(crate) fn lacks_key(&self) -> bool {
         matches!(self.key, Some(Err(Rejection::MissingKey { .. })))
     }
 
-    /// Under a registry that is disabled, a request runs as one without a key; only its extractors see the key.
+    /// Removes the key if the registry is disabled: the request then runs without a key, and only its extractors see
+    /// the key.
     fn drop_key_if_disabled(&mut self) {
         let Some(registry) = self.registry.as_ref().filter(|registry| registry.is_disabled()) else { return };
         let (Some(Ok(key)), Some(execution)) = (&self.key, &self.execution) else { return };
@@ -133,23 +134,23 @@ impl Gate {
         self.key = None;
     }
 
-    /// Whether the request is rejected for its key, or for the lack of one.
+    /// Returns whether the request is rejected because of its key, or because it has none.
     pub(super) fn is_rejected(&self) -> bool {
         matches!(self.key, Some(Err(_)))
     }
 
-    /// Takes the gate of a rejected request, and leaves one that lets everything through.
+    /// Takes the gate of a rejected request, and leaves a gate that lets everything through.
     pub(super) fn take_rejected(&mut self) -> Option<Self> {
         self.is_rejected().then(|| mem::replace(self, Self::new(self.policy.clone(), None)))
     }
 
-    /// What the client may still send when it is answered without the handler.
+    /// Takes the body that the client may still be sending when the request is answered without the handler.
     pub(super) fn unread(&mut self) -> Option<Unread> {
         let upload = self.claim_input.upload.take()?;
         Some(Unread::new(upload, self.execution.clone()))
     }
 
-    /// What the request brings to the next stage.
+    /// Returns the data of the request for the next stage.
     pub(super) fn identify(mut self) -> Identified {
         self.drop_key_if_disabled();
         let has_one_transaction =
@@ -168,7 +169,7 @@ impl Gate {
         if let Some(execution) = &self.execution {
             execution.run.detach_state.set_span(&span, self.policy.owned_scope());
         }
-        // Without one there is no key to claim, only a rejection to give.
+        // Without an execution there is no key to claim, only a rejection to send.
         let execution = self.execution.take().unwrap_or_default();
         execution.set_audience(self.audience);
         let admission = Admission {
@@ -202,18 +203,19 @@ impl Gate {
     }
 }
 
-/// What comes after the policy's expressions.
+/// The result of the policy's expressions.
 #[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
 pub(super) enum Identified {
-    /// Without a key: the handler runs as any other.
+    /// The request has no key, so the handler runs like any other.
     Unguarded,
-    /// Without a key, but the handler takes a `Tx`.
+    /// The request has no key, but the handler takes a `Tx`.
     WithoutKey(Admission),
     WithKey(IdentifiedRequest),
     Answered(Response),
 }
 
-/// What the policy makes of the key; `None` lets the request pass unguarded. `header` is where a client puts it, if it does.
+/// Applies the policy to the key. Returns `None` if the request runs unguarded. `header` is the header in which clients
+/// send the key, if they send it in a header.
 fn check_key(
     policy: &Policy,
     header: Option<&str>,

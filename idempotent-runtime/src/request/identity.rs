@@ -1,4 +1,4 @@
-//! Whose request it is, and the digest of what it asks for.
+//! The identity of a request, and the digest of its content.
 
 use crate::fingerprint::builder::{FingerprintBuilder, PartDigest, RequestDigest};
 use crate::fingerprint::expression::Unserialisable;
@@ -15,7 +15,7 @@ pub(super) struct IdentifiedRequest {
     pub(super) claim_input: ClaimInput,
 }
 
-/// Whose request it is, and what `fingerprint = expr` says of it.
+/// The caller of a request, and the value of `fingerprint = expr`.
 #[derive(Default)]
 pub(super) struct Identity {
     pub(super) caller: Option<String>,
@@ -23,7 +23,8 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// What the request asks for: target, body or the value in its place, and the credentials where no caller is named.
+    /// Returns the digest of the request: of target, body or the value in its place, and of the credentials if no
+    /// caller is named.
     pub(super) fn digest(&self, claim_input: &ClaimInput, registry: &Registry) -> RequestDigest {
         let of_body = match claim_input.body {
             InputBody::Read(digest) => Some(digest),

@@ -1,4 +1,4 @@
-//! What a request brings for the engine: its key, and what it asks for.
+//! Reads the data that the engine needs from a request: its key and its content.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -32,23 +32,23 @@ use crate::request::context::Execution;
 use crate::request::coverage::find_sender;
 use crate::request::upload::Upload;
 
-/// What a request brought: all that the engine reads of it.
+/// All the data that the engine reads from a request.
 pub(crate) struct RequestInput {
     pub(crate) method: Method,
     pub(crate) registry: Option<Registry>,
     pub(crate) audience: Audience,
-    /// `None` if there is no key and no extractor has used it.
+    /// `None` if the request has no key and no extractor has used the execution.
     pub(crate) execution: Option<Arc<Execution>>,
     pub(crate) key: InputKey,
     pub(crate) claim_input: ClaimInput,
 }
 
 pub(crate) enum InputKey {
-    /// The header `idempotency-key`.
+    /// The key in the header `idempotency-key`.
     Header(Option<Result<IdempotencyKey, InvalidKey>>),
-    /// Among these headers, or in the handler's arguments.
+    /// The key is in one of these headers, or in the handler's arguments.
     Elsewhere(Box<HeaderMap>),
-    /// What the `key` function of a layer says.
+    /// The key that the `key` function of a layer returns.
     Computed(Option<Result<IdempotencyKey, InvalidKey>>),
 }
 
@@ -76,19 +76,19 @@ impl RequestInput {
         Self { method, registry, audience, execution, key, claim_input }
     }
 
-    /// Whether the body could not be read, so that there is nothing to claim.
+    /// Returns whether the body could not be read, so that nothing can be claimed.
     pub(crate) fn has_broken_body(&self) -> bool {
         matches!(self.claim_input.body, InputBody::Broken(_))
     }
 }
 
 impl InputKey {
-    /// Whether a client sends it in a header.
+    /// Returns whether a client sends the key in a header.
     pub(crate) fn is_in_header(&self) -> bool {
         !matches!(self, Self::Computed(_))
     }
 
-    /// The key in the header of this name.
+    /// Returns the key. A key that is elsewhere is taken from the header of this name.
     pub(crate) fn in_header(self, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
         match self {
             Self::Header(key) | Self::Computed(key) => key,
@@ -97,7 +97,7 @@ impl InputKey {
     }
 }
 
-/// The answer of the application's function about the request's head.
+/// Calls a function of the application with the head of the request.
 pub(crate) fn ask(request: &mut Request, function: &OfRequest) -> Option<String> {
     let (parts, body) = mem::take(request).into_parts();
     let answer = function(&parts);
@@ -105,14 +105,14 @@ pub(crate) fn ask(request: &mut Request, function: &OfRequest) -> Option<String>
     answer
 }
 
-/// The answer to a request whose body was not read because of its caller's other bodies.
+/// The rejection of a request whose body was not read because of other bodies of its caller.
 pub(crate) const BODY_NOT_PERMITTED: Rejection =
     Rejection::TooManyInFlight { retry_after: RETRY_AFTER, of_caller: true };
 
-/// What the request asks for, and on whose behalf; nothing where there is no key.
+/// The content of the request and its caller. Empty if there is no key.
 #[derive(Default)]
 pub(crate) struct ClaimInput {
-    /// As the registry or the layer says.
+    /// The caller that the registry or the layer names.
     pub(crate) caller: Option<String>,
     /// The credentials, if no caller is named.
     pub(crate) credentials: Credentials,
@@ -129,9 +129,9 @@ pub(crate) enum InputBody {
     Read(PartDigest),
     #[default]
     NotRead,
-    /// Other bodies of the caller have all permits, so it was not read.
+    /// The body was not read, because other bodies of the caller hold all permits.
     NotPermitted,
-    /// The body could not be read; the answer is what axum's own body extractors say.
+    /// The body could not be read. Contains the response that axum's own body extractors would send.
     Broken(Broken),
 }
 
@@ -178,12 +178,12 @@ impl ClaimInput {
 
 /// Whether a body may be read now.
 enum Permitted {
-    /// With the permit to hold meanwhile, if the registry limits its callers.
+    /// It may be read. Contains the permit to hold while reading, if the registry limits its callers.
     Yes(Option<BodyPermit>),
     No,
 }
 
-/// The permit to read the body. The handler may name another caller later.
+/// Waits for the permit to read the body. The handler may name another caller later.
 async fn body_permit(
     is_small: bool,
     registry: Option<&Registry>,
@@ -202,7 +202,7 @@ fn is_small(request: &Request) -> bool {
     request.body().size_hint().exact().is_some_and(|length| length <= SMALL_BODY)
 }
 
-/// The digest of the body, which is still to be read afterwards.
+/// Reads and digests the body. The handler can still read it afterwards.
 async fn read(request: &mut Request, form: BodyForm, limit: BodyLimit) -> InputBody {
     if has_several_boundaries(request.headers()) {
         return InputBody::Broken(Box::new((StatusCode::BAD_REQUEST, SEVERAL_BOUNDARIES.to_owned())));
@@ -216,12 +216,13 @@ async fn read(request: &mut Request, form: BodyForm, limit: BodyLimit) -> InputB
 const SEVERAL_BOUNDARIES: &str = "the media type has more than one `boundary`, so readers may divide the body in different \
      ways: send one";
 
-/// In bytes; a body from here on is not read beyond `DefaultBodyLimit`.
+/// In bytes. A larger body is read only up to `DefaultBodyLimit`.
 const SMALL_BODY: u64 = 4 * 1024;
 
-/// Reads the body, and leaves the same bytes in its place.
+/// Reads the body, and puts the same bytes in its place.
 async fn buffer(request: &mut Request, limit: BodyLimit) -> Result<Bytes, Broken> {
-    // It is in memory with the head, so there is no need for a limit here: the inner extractor checks the length.
+    // A small body is already in memory with the head, so it needs no limit here: the inner extractor checks the
+    // length.
     if is_small(request) && !matches!(limit, BodyLimit::Bytes(_)) {
         return buffer_up_to(None, request.body_mut()).await;
     }
@@ -234,13 +235,13 @@ async fn buffer(request: &mut Request, limit: BodyLimit) -> Result<Bytes, Broken
 pub(crate) enum BodyLimit {
     /// The `DefaultBodyLimit` of the route.
     OfRoute,
-    /// The `DefaultBodyLimit` around a layer. Without one, as much as the routes beneath it are likely to allow: theirs are not
-    /// known to it, and apply to the body too.
+    /// The `DefaultBodyLimit` around a layer. Without one, a size that the routes beneath the layer are likely to
+    /// allow. The layer does not know the limits of these routes, which apply to the body too.
     AroundLayer,
     Bytes(u64),
 }
 
-/// In bytes; axum's own, which it does not tell apart from none.
+/// In bytes. Axum's own limit, which axum does not distinguish from no `DefaultBodyLimit` at all.
 const AXUM_DEFAULT: u64 = 2 * 1024 * 1024;
 /// In bytes.
 const LAYER_DEFAULT: u64 = 64 * 1024 * 1024;
@@ -258,7 +259,8 @@ impl BodyLimit {
     }
 }
 
-/// The route's `DefaultBodyLimit`, in bytes. It is known to axum alone, which tells it as the upper bound of a body without one.
+/// Returns the route's `DefaultBodyLimit`, in bytes. Only axum knows it, and shows it as the upper size bound of a body
+/// that has no bound itself.
 fn body_limit(request: &mut Request) -> Option<u64> {
     let body = mem::replace(request.body_mut(), Body::new(Unbounded));
     let (parts, limited) = mem::take(request).with_limited_body().into_parts();
@@ -275,21 +277,21 @@ async fn buffer_up_to(limit: Option<u64>, body: &mut Body) -> Result<Bytes, Brok
             Ok(Ok(chunk)) => {
                 data.push(chunk);
                 if limit.is_some_and(|limit| data.len() as u64 > limit) {
-                    // The inner extractor meets the same limit and answers it in its own way; one that reads without a limit
-                    // gets all of it, for a request without a key.
+                    // The inner extractor reaches the same limit and answers as it always does. An extractor that reads
+                    // without a limit gets the whole body, like for a request without a key.
                     let rest = mem::take(body);
                     *body = Body::new(Resumed::new([Ok(Frame::data(data.whole()))], rest));
                     return Err(broken(StatusCode::PAYLOAD_TOO_LARGE, &"length limit exceeded"));
                 }
             }
-            // They come last.
+            // Trailers come last.
             Ok(Err(frame)) => trailers = Some(frame),
             Err(error) => {
                 let error = innermost(error);
                 let is_too_large = error.is::<LengthLimitError>();
                 let status = if is_too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
                 let broken = broken(status, &error);
-                // The inner extractor meets the same error and answers it in its own way.
+                // The inner extractor gets the same error and answers as it always does.
                 *body = Body::new(Resumed::new([Ok(Frame::data(data.whole())), Err(error)], Body::empty()));
                 return Err(broken);
             }
@@ -303,7 +305,7 @@ async fn buffer_up_to(limit: Option<u64>, body: &mut Body) -> Result<Bytes, Brok
     Ok(bytes)
 }
 
-/// What axum's own body extractors answer.
+/// The response that axum's own body extractors would send.
 type Broken = Box<(StatusCode, String)>;
 
 #[expect(clippy::unnecessary_box_returns, reason = "it travels in the request, nearly always absent")]
@@ -311,7 +313,7 @@ fn broken(status: StatusCode, error: &dyn Display) -> Broken {
     Box::new((status, format!("Failed to buffer the request body: {error}")))
 }
 
-/// A body that says nothing of its length.
+/// A body that does not tell its length.
 struct Unbounded;
 
 impl http_body::Body for Unbounded {
@@ -323,7 +325,7 @@ impl http_body::Body for Unbounded {
     }
 }
 
-/// Axum wraps a body's error once for each layer; we look for what lies beneath.
+/// Axum wraps a body's error once for each layer. Returns the innermost error.
 fn innermost(error: axum::Error) -> BoxError {
     let mut error: BoxError = error.into();
     loop {

@@ -1,15 +1,15 @@
-//! What `key = expr` may be.
+//! The types that `key = expr` can have.
 
 use crate::idempotency_key::IdempotencyKey;
 
-/// What `key = expr` may be: text, or an `Option` of text.
+/// A value of `key = expr`: text, or an `Option` of text.
 #[diagnostic::on_unimplemented(
     message = "`key` must be a string or an `Option` of one, but this is `{Self}`",
     label = "neither `&str`, `String` nor an `Option` of either",
     note = "write `key = order.client_token` for a `String`, or `key = order.client_token.to_string()` for what displays itself"
 )]
 pub trait KeyExpression {
-    /// The key, if there is one.
+    /// Returns the key, if there is one.
     fn key(&self) -> Option<&str>;
 }
 

@@ -1,4 +1,4 @@
-//! A request with a key: all that its claim takes, and the comparison with another request of the key.
+//! A request with a key: all data that its claim needs, and the comparison with another request that has the key.
 
 use axum::response::Response;
 use http::HeaderName;
@@ -21,23 +21,23 @@ use crate::store::claim::ClaimRequest;
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 
-/// A request with all that its claim takes.
+/// A request with all data that its claim needs.
 pub(super) struct KeyedRequest {
     pub(super) admission: Admission,
     pub(super) registry: Registry,
     pub(super) store: StoreHandle,
     pub(super) key: IdempotencyKey,
     pub(super) record_key: RecordKey,
-    /// The record key as the store sees it: digested, if the registry says so.
+    /// The record key that the store gets: digested, if the registry is configured so.
     pub(super) stored_key: RecordKey,
     pub(super) request: ClaimRequest,
     pub(super) fingerprints: Fingerprints,
-    /// A caller is named, so credentials are not part of the fingerprint.
+    /// True if a caller is named, so that credentials are not part of the fingerprint.
     pub(super) is_partitioned: bool,
-    /// Until it waits for another request.
+    /// The token that a drain waits for. Given up when the request begins to wait for another request.
     pub(super) running: Option<TaskTrackerToken>,
     pub(super) permits: Permits,
-    /// Why it cannot run, although its key may have an answer.
+    /// The rejection if the request cannot run. Its key may have a response nevertheless.
     pub(super) beyond_limit: Option<Rejection>,
 }
 
@@ -46,7 +46,7 @@ impl KeyedRequest {
         self.registry.renewer().running(&self.store, &self.stored_key, |stored| self.is_same(stored))
     }
 
-    /// Where its record is stored.
+    /// Returns the place where the record is stored.
     pub(super) fn place(&self) -> Place<'_> {
         Place { store: self.store.name(), key: &self.stored_key }
     }
@@ -59,13 +59,14 @@ impl KeyedRequest {
         self.registry.at_rest().downstream(*self.fingerprints.request())
     }
 
-    /// What the store has under this key cannot be read or compared.
+    /// Rejects the request, because the store's data under this key cannot be read or compared.
     pub(super) fn reject_damaged(&self, error: &StoreError) -> Response {
         telemetry::claim_failed(&self.admission.policy, self.store.name(), error);
         self.admission.reject(UNAVAILABLE)
     }
 
-    /// The key belongs to another request, as far as can be told, which has this fingerprint.
+    /// Rejects the request, because the key belongs, as far as is known, to another request. `fingerprint` is that of
+    /// the other request.
     pub(super) fn reject_other(&self, fingerprint: Fingerprint) -> Response {
         let at_rest = self.registry.at_rest();
         self.admission.reject(match at_rest.compare(&self.fingerprints, fingerprint, self.credential_headers()) {
@@ -77,12 +78,12 @@ impl KeyedRequest {
                 }
             }
             Compared::Incomparable(id) => return self.reject_damaged(&incomparable(id)),
-            // A handler of this process has ended meanwhile.
+            // The handler of this process has ended in the meantime.
             Compared::Same => IN_FLIGHT,
         })
     }
 
-    /// The headers that are part of the fingerprint.
+    /// Returns the headers whose credentials are part of the fingerprint.
     fn credential_headers(&self) -> &[HeaderName] {
         if self.is_partitioned { &[] } else { self.registry.credential_headers() }
     }

@@ -1,4 +1,4 @@
-//! The link from a request to its execution, by which extractors and guards find the execution that they belong to.
+//! The link from a request to its execution. Extractors and guards use it to find the execution that they belong to.
 
 use std::sync::Arc;
 
@@ -6,16 +6,16 @@ use http::Extensions;
 
 use crate::request::context::Execution;
 
-/// In the extensions of a request: the execution of the last guard or extractor that it reached.
+/// An extension of a request: the execution of the last guard or extractor that the request reached.
 struct Link {
     execution: Arc<Execution>,
-    /// The guard has passed this request to its handler. A copy that a middleware in front of the guard made is not inside: it
-    /// is a duplicate.
+    /// The guard has passed this request to its handler. A copy that a middleware in front of the guard made is not
+    /// inside: it is a duplicate.
     is_inside: bool,
 }
 
 impl Link {
-    /// Whether the next guard that the request reaches uses this execution.
+    /// Returns whether the next guard that the request reaches uses this execution.
     fn is_open(&self) -> bool {
         !self.is_inside
             && !self.execution.has_begun()
@@ -23,8 +23,8 @@ impl Link {
     }
 }
 
-/// A clone of a request's extensions belongs to another request, which may run at the same time: it has its own key, steps,
-/// transaction and outcome.
+/// A clone of a request's extensions belongs to another request, which may run at the same time. So the clone has its
+/// own key, steps, transaction and outcome.
 impl Clone for Link {
     fn clone(&self) -> Self {
         let Self { execution, is_inside } = self;
@@ -34,7 +34,7 @@ impl Clone for Link {
 }
 
 impl Execution {
-    /// For an extractor: the execution that a request with these extensions belongs to.
+    /// For an extractor: returns the execution that a request with these extensions belongs to.
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Link>() {
             Some(link) if link.is_open() => return Arc::clone(&link.execution),
@@ -47,7 +47,8 @@ impl Execution {
         execution
     }
 
-    /// For the guard of a handler: from now on, a request with these extensions is inside of it.
+    /// For the guard of a handler: returns its execution. From now on, a request with these extensions is inside of the
+    /// guard.
     pub(crate) fn of_guard(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Link>() {
             Some(link)
@@ -62,13 +63,13 @@ impl Execution {
         execution
     }
 
-    /// For the guard of a request without a key, if an extractor may use its execution: a `Tx` does.
+    /// For the guard of a request without a key: returns its execution if an extractor may use it, as `Tx` does.
     pub(crate) fn of_unkeyed_guard(extensions: &mut Extensions) -> Option<Arc<Self>> {
         let has_transactions = cfg!(any(feature = "postgres", feature = "sqlite"));
         (has_transactions || extensions.get::<Link>().is_some()).then(|| Self::of_guard(extensions))
     }
 
-    /// A new execution beneath the guards of a request with these extensions.
+    /// Creates a new execution beneath the guards of a request with these extensions.
     pub(crate) fn beneath(extensions: &Extensions) -> Self {
         let around = extensions.get::<Link>().and_then(|Link { execution, is_inside }| {
             if *is_inside { Some(Arc::clone(execution)) } else { execution.arrival.around.clone() }
@@ -76,7 +77,7 @@ impl Execution {
         Self::new(around, None)
     }
 
-    /// A new execution beneath the same guards, for a copy of the request.
+    /// Creates a new execution beneath the same guards, for a copy of the request.
     fn beside(&self) -> Self {
         match &self.arrival.around {
             Some(around) if self.arrival.ownership.is_some() && !around.has_begun() => around.for_extractor(),
@@ -84,12 +85,14 @@ impl Execution {
         }
     }
 
-    /// A new execution for an extractor that runs while the last argument of this execution's handler is extracted.
+    /// Creates a new execution for an extractor that runs while the last argument of this execution's handler is
+    /// extracted.
     fn for_extractor(self: &Arc<Self>) -> Self {
         Self::new(Some(Arc::clone(self)), Some(self.arrival.extractor_executions.add()))
     }
 
-    /// From now on, a request with these extensions is inside of this guard, whose handler begins.
+    /// Puts this guard around the request when its handler begins: from now on, a request with these extensions is
+    /// inside of the guard.
     pub(crate) fn put_around(self: &Arc<Self>, extensions: &mut Extensions) {
         self.begin();
         extensions.insert(Link { execution: Arc::clone(self), is_inside: true });

@@ -1,67 +1,70 @@
 //! The pipeline of one request, one file for each stage, in the order in which a request passes through.
 //!
 //! ```text
-//!  extract      Guarded takes the request from axum; input reads what the guard needs, digests target and body, and leaves the
-//!     │         body whole: body; deferred extracts the last arguments, unless they come after the claim: plain_body
+//!  extract      Guarded takes the request from axum; input reads what the guard needs, digests target and body, and
+//!     │         leaves the body whole: body; deferred extracts the last arguments, unless they come after the claim:
+//!     │         plain_body
 //!     │         a crash leaves nothing
 //!     ▼
 //!  identify     takes key and caller, and digests the value of `fingerprint = expr`, from the policy's expressions:
-//!     │         key_expression, caller_expression; a request without a key leaves the line here: it runs unguarded, or in its
-//!     │         transaction
+//!     │         key_expression, caller_expression; a request without a key leaves the pipeline here: it runs
+//!     │         unguarded, or in its transaction
 //!     │         a crash leaves nothing
 //!     ▼
-//!  fingerprint  joins the digests to what the request asks for: identity; finds its store and its permits: keyed_request; answers
-//!     │         a request that cannot claim: admission; a request under another guard's claim runs without one: covered_run
+//!  fingerprint  joins the digests of the request: identity; finds its store and its permits: keyed_request; rejects a
+//!     │         request that cannot claim: admission; a request under another guard's claim runs without its own
+//!     │         claim: covered_run
 //!     │         a crash leaves nothing
 //!     ▼
 //!  claim        asks the store ───▶ completed: replay sends the record
-//!     │            │           └──▶ in flight: wait looks until the other request has ended, or rejects at once
+//!     │            │           └──▶ in flight: wait polls until the other request has ended, or rejects at once
 //!     │            └──────────────▶ anything else: a rejection; so does beyond_limit for a request that may not run
 //!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease has expired;
 //!     │         under `after_crash = "reject"` an operator resolves it
 //!     ▼
-//!  run          has the right to run by its handler_run, with what guarded_run has; extracts the arguments after the claim:
-//!     │         deferred; polls the handler; completion polls it in place, and spawns it if its client disconnects
+//!  run          handler_run says how the handler may run, guarded_run is its state; extracts the arguments after the
+//!     │         claim: deferred; polls the handler; completion polls it in place, and spawns it if its client
+//!     │         disconnects
 //!     │         a crash leaves a claim under which something may have run: attempt + 1, or `outcome_unknown`;
 //!     │         a transaction leaves nothing
 //!     ▼
-//!  respond      decides by the policy whether the response is recorded: response_body, response_mark; settle asks it first
-//!     │            └──────────────▶ of unknown length: goes out from here on, and is settled at its end: streaming
+//!  respond      decides by the policy whether the response is recorded: response_body, response_mark; settle calls it
+//!     │            └──────────────▶ of unknown length: is sent from here on, and settled at its end: streaming
 //!     │         a crash leaves the same
 //!     ▼
 //!  settle       completes, releases or keeps the claim, and wakes waiting requests; settle_transaction commits or rolls back
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!
-//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles. [`expansion`] has what the
-//! attribute writes around a handler's body.
+//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles. [`expansion`]
+//! contains the functions that the attribute calls around a handler's body.
 //!
 //! # What the stages share
 //!
 //! An [`Execution`](context::Execution) belongs to one request. Extractors, the guard and the running future share it.
 //!
-//! | file | what it answers |
+//! | file | question that it answers |
 //! |---|---|
 //! | [`link`] | Which execution does this request belong to? A clone of a request gets its own. |
-//! | [`context`] | What does each stage know of this execution: arrival, identity, claim, run, answer? |
-//! | [`ownership`] | An extractor created the execution: is it the handler's, or that of a handler that got the request? |
-//! | [`keyed_request`] | Which request claims: with which key, fingerprints and permits? Is it the request of a fingerprint? |
-//! | [`upload`] | Which bytes does the client still send when it is answered without the handler? |
+//! | [`context`] | What does each stage know about this execution: arrival, identity, claim, run, answer? |
+//! | [`ownership`] | An extractor created the execution: does the handler own it, or a handler that got the request? |
+//! | [`keyed_request`] | With which key, fingerprints and permits does a request claim? Is a fingerprint its own? |
+//! | [`upload`] | Which bytes does a client still send when the request is answered without the handler? |
 //! | [`detach_state`] | Does the handler continue when its client disconnects, and where? |
-//! | [`idempotency`] | What does the handler see of it? |
+//! | [`idempotency`] | What does the handler see of its execution? |
 //!
 //! # Guards in guards
 //!
-//! A layer can be around an annotated handler, and a handler can send requests to other handlers. If they have one key, the inner
-//! handler runs under the claim of the outer guard.
+//! A layer can be around an annotated handler, and a handler can send requests to other handlers. If they have one key,
+//! the inner handler runs under the claim of the outer guard.
 //!
-//! | file | what it answers |
+//! | file | question that it answers |
 //! |---|---|
 //! | [`guards_around`] | Which guard around this request has the same key? May the handler use its key and steps? |
-//! | [`coverage`] | Which guard is around a request without a link: whose handler does this thread poll? |
-//! | [`client`], [`destination`] | Do two requests have one client? Do they have one handler? |
-//! | [`covered_run`], [`covered_runs`] | The run under another guard's claim, and the count of them: the claim ends after them. |
-//! | [`active_guard`] | The guard whose handler runs: when it is dropped, nothing runs under its claim any more. |
+//! | [`coverage`] | Which guard is around a request without a link? The one whose handler this thread polls. |
+//! | [`client`], [`destination`] | Do two requests have the same client? Do they have the same handler? |
+//! | [`covered_run`], [`covered_runs`] | Which runs are in progress under another guard's claim? It ends after them. |
+//! | [`active_guard`] | Is a guard's claim open? When the active guard is dropped, nothing runs under it any more. |
 //! | [`step_place`], [`step_context`] | Under which claim is a step recorded, and what does the execution keep of its steps? |
 //! | [`response_mark`] | Which guard answers for this response? |
 

@@ -1,15 +1,15 @@
-//! Which handler owns an execution that an extractor of a handler's last argument has created.
+//! Decides which handler owns an execution that an extractor of a handler's last argument has created.
 //!
-//! Such an extractor may act for the handler itself, as `Tx` does. Or it may forward the request to another handler, whose
-//! extractors do the same: then that handler's guard takes the execution, until it has answered. What asked before the guard
-//! took it may be part of either handler.
+//! Such an extractor may act for the handler itself, as `Tx` does. Or it may forward the request to another handler,
+//! whose extractors do the same. Then the guard of that handler takes the execution until it has answered. An extractor
+//! that asked for something before the guard took the execution may belong to either handler.
 
 use std::sync::{Arc, Weak};
 
 use crate::sync::{Mutex, lock};
 use crate::transaction::contract::HandlerTransaction;
 
-/// Shared by the run whose extractor created the execution and the guard that may take it.
+/// State that the run whose extractor created the execution shares with the guard that may take it.
 #[derive(Default)]
 pub(super) struct Ownership(Mutex<State>);
 
@@ -19,24 +19,27 @@ struct State {
     is_taken: bool,
     /// The run whose extractor created it has run all its extractors.
     is_adopted: bool,
-    /// The handler of the guard that took the execution runs without its caller: either handler may use the execution.
+    /// The handler of the guard that took the execution continues without its caller, so either handler may use the
+    /// execution.
     is_disputed: bool,
-    /// What both handlers have asked for, in order. A handler that was rejected has dropped its own.
+    /// The transactions that both handlers have asked for, in order. If a handler was rejected, its transactions were
+    /// dropped.
     transactions: Vec<Weak<dyn HandlerTransaction>>,
 }
 
-/// Whose steps are taken through an execution.
+/// The owner of the steps that are taken through an execution.
 pub(super) enum StepsOwner {
-    /// The handler of the guard that has taken it. Without one, something that runs before the claim.
+    /// The handler of the guard that has taken the execution. If no guard has taken it, code that runs before the
+    /// claim.
     Itself,
     /// The run whose extractor created it.
     Creator,
-    /// It is unknown which of the two.
+    /// It is unknown which of the two owns them.
     Unknown,
 }
 
 impl Ownership {
-    /// Whether the next guard is that of this execution.
+    /// Returns whether the next guard takes this execution.
     pub(super) fn is_open(&self) -> bool {
         let state = lock(&self.0);
         !state.is_taken && !state.is_adopted
@@ -53,7 +56,8 @@ impl Ownership {
         is_open
     }
 
-    /// The guard that took the execution has answered, or its handler runs without its caller and its answer reaches no client.
+    /// Notes that the guard that took the execution has answered, or that its handler continues without its caller
+    /// (`goes_on`), so that its answer reaches no client.
     pub(super) fn leave(&self, goes_on: bool) {
         let mut state = lock(&self.0);
         state.is_disputed |= goes_on && state.is_taken;
@@ -76,7 +80,8 @@ impl Ownership {
         lock(&self.0).transactions.push(Arc::downgrade(transaction));
     }
 
-    /// The transaction of the handler whose guard has taken the execution: the arguments of that handler were extracted last.
+    /// Takes the transaction of the handler whose guard has taken the execution. It is the last one, because the
+    /// arguments of that handler were extracted last.
     pub(super) fn last_transaction(&self) -> Option<Arc<dyn HandlerTransaction>> {
         lock(&self.0).transactions.pop()?.upgrade()
     }
@@ -99,7 +104,8 @@ impl ExtractorExecutions {
         ownership
     }
 
-    /// All extractors have run: the run itself owns each execution that no other guard has. Returns their transactions.
+    /// Notes that all extractors have run: from now on, the run itself owns each execution that no other guard owns.
+    /// Returns the transactions of all its executions.
     pub(super) fn adopt(&self) -> Vec<Arc<dyn HandlerTransaction>> {
         let executions = std::mem::take(&mut *lock(&self.0));
         executions.iter().flat_map(|ownership| ownership.adopt()).collect()

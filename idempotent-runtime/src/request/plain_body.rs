@@ -1,4 +1,4 @@
-//! Whether a handler's last argument is a plain body extractor of axum's own: what the attribute asks of types.
+//! Finds out at compile time whether a handler's last argument is a plain body extractor of axum.
 
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -11,27 +11,27 @@ use bytes::BytesMut;
 use crate::request::deferred::Extraction;
 use crate::request::extract::Guarded;
 
-/// A body extractor of axum's own.
+/// A body extractor of axum.
 pub trait PlainBody {}
 
-/// Tells when an argument is extracted, by its type: the method for a `PlainBody` goes before that of `OtherExtractor`, to
-/// which it dereferences.
+/// Decides by an argument's type when it is extracted. The compiler prefers the method for a `PlainBody` to the method
+/// of `OtherExtractor`, to which this type dereferences.
 #[derive(Debug)]
 pub struct Probe<B>(OtherExtractor, PhantomData<fn() -> B>);
 
-/// Any other type: a user's own extractor may verify a signature, which must stand before every replay.
+/// Any other type. For example, a user's own extractor may verify a signature, which must happen before every replay.
 #[derive(Debug)]
 pub struct OtherExtractor(Extraction);
 
 impl<B> Probe<B> {
-    /// For this argument.
+    /// Creates the probe for this argument.
     pub const fn of<M>(_: &Guarded<B, M>) -> Self {
         Self(OtherExtractor(Extraction::BeforeClaim), PhantomData)
     }
 }
 
 impl<B: PlainBody> Probe<B> {
-    /// Under the claim.
+    /// Returns that the argument is extracted under the claim.
     pub const fn idempotent_extraction(&self) -> Extraction {
         Extraction::PlainBody
     }
@@ -46,7 +46,7 @@ impl<B> Deref for Probe<B> {
 }
 
 impl OtherExtractor {
-    /// Before the claim.
+    /// Returns that the argument is extracted before the claim.
     pub const fn idempotent_extraction(&self) -> Extraction {
         self.0
     }

@@ -1,4 +1,4 @@
-//! From a record to the response that is sent again.
+//! Builds the replay of a record.
 
 use std::time::SystemTime;
 
@@ -24,10 +24,10 @@ use crate::request::response_mark::told;
 use crate::store::error::StoreError;
 
 impl KeyedRequest {
-    /// The answer from the record of this key.
+    /// Returns the response from the record of this key, or a rejection.
     pub(super) fn completed(&self, record: Record) -> Response {
         let (status, fingerprint, recorded_at) = (record.status, record.fingerprint, record.recorded_at);
-        // Opened first: what was changed in the store says nothing about the request.
+        // The record is opened first: if it was changed in the store, its fingerprint says nothing about the request.
         let opened = match self.registry.at_rest().open(self.place(), record) {
             Ok(opened) => opened,
             Err(error) => return self.reject_damaged(&error),
@@ -52,11 +52,11 @@ impl KeyedRequest {
     }
 }
 
-/// The response with what was recorded, marked as a replay.
+/// Returns the recorded response, marked as a replay.
 ///
 /// # Errors
 ///
-/// When the record is that of no response.
+/// If the record does not contain a valid response.
 fn replay(
     status: StatusCode,
     mut lines: Vec<(HeaderName, HeaderValue)>,
@@ -65,7 +65,7 @@ fn replay(
     recorded_at: SystemTime,
     length: Length,
 ) -> Result<Response, StoreError> {
-    // By the rules of headers, whatever the store contains.
+    // The rules for headers apply to trailers too, whatever the store contains.
     let trailers: HeaderMap = recorded(&trailers::take(&mut lines)?, policy, Length::OfBody).into_iter().collect();
     let mut headers = of_replay(lines, policy, recorded_at, length)?;
     // A server sends no trailer over HTTP/1.1 that is not announced.

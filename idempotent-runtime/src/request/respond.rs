@@ -1,4 +1,4 @@
-//! What the policy makes of the handler's outcome.
+//! Classifies the handler's response by the policy: whether it is recorded, and how its claim ends.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,27 +25,27 @@ use crate::sync::tokio::runtime::Handle;
 
 pub(super) type Panic = Box<dyn Any + Send>;
 
-/// What becomes of a response's claim.
+/// How the claim of a response ends.
 pub(super) enum Classification {
-    /// It is recorded.
+    /// The response is recorded.
     Record(Record),
-    /// Its status frees the key.
+    /// The status of the response frees the key.
     Free,
-    /// It cannot be recorded, and the policy lets a retry run the handler again.
+    /// The response cannot be recorded, and the policy lets a retry run the handler again.
     Rerun,
-    /// The service beneath a layer failed, or another execution ran under this claim: what was done is unknown.
+    /// The service beneath a layer failed, or another execution ran under this claim, so the outcome is unknown.
     Failed,
 }
 
-/// The response for the client, what becomes of its claim, and what is reported.
+/// The response for the client, how its claim ends, and the outcome that is reported.
 pub(super) type Classified = (Response, Classification, Outcome);
 
-/// What can be said of a response at once.
+/// The classification that is known without waiting for the body.
 pub(super) enum ClassifiedNow {
     Whole(Classified),
-    /// Its status is recorded, and its body has to be waited for.
+    /// The response is recorded, and its body must be awaited.
     Later(Response),
-    /// Its status is recorded, and its client learns from the end of the body that it is complete.
+    /// The response is recorded, and its client learns from the end of the body that it is complete.
     Streams(Response),
 }
 
@@ -59,9 +59,9 @@ pub(super) struct ResponseClassifier {
 }
 
 impl ResponseClassifier {
-    /// Classifies a response whose body is there at once.
+    /// Classifies a response whose body is available at once.
     pub(super) fn classify_now(&self, response: Response, guard: &ActiveGuard) -> Result<ClassifiedNow, Panic> {
-        // A body or a predicate of the user's may panic as the handler may.
+        // A body or a predicate is the user's code and may panic, like the handler.
         let classify = AssertUnwindSafe(|| {
             let (mut parts, body) = response.into_parts();
             let marked = match parts.extensions.remove::<Mark>() {
@@ -69,12 +69,12 @@ impl ResponseClassifier {
                 Some(Mark::NotCalled) => Some((Classification::Free, Outcome::Failed)),
                 Some(Mark::SecondRun(covering)) if guard.is_beneath(&covering) => {
                     if !guard.is_of(&covering) {
-                        // For the guards around this one.
+                        // The guards around this one need the mark.
                         parts.extensions.insert(Mark::SecondRun(covering));
                     }
                     Some((Classification::Failed, Outcome::Failed))
                 }
-                // The mark is that of another request's guards.
+                // The guards of another request have set this mark.
                 None | Some(Mark::SecondRun(_)) => None,
                 Some(Mark::OfAnotherGuard(_)) => Some((Classification::Free, Outcome::LeftToHandler)),
             };
@@ -115,13 +115,13 @@ impl ResponseClassifier {
         }
     }
 
-    /// Classifies a response that had to be waited for.
+    /// Classifies a response whose body must be awaited.
     pub(super) async fn classify_later(&self, response: Response, guard: &ActiveGuard) -> Result<Classified, Panic> {
         let reading = polled_in_each_poll(guard.execution(), self.read(response));
         AssertUnwindSafe(reading).catch_unwind().await
     }
 
-    /// Whether the policy records a response with this head.
+    /// Returns whether the policy records a response with this head.
     pub(super) fn admits(&self, parts: &response::Parts) -> bool {
         self.policy.admits(self.cache_if, parts)
     }
@@ -148,15 +148,15 @@ impl ResponseClassifier {
         (without_record(Response::from_parts(parts, body)), Classification::Record(record), outcome)
     }
 
-    /// Whether the head tells another length than the body has. Its client sees a response that breaks off, and a replay of
-    /// the same bytes would be a complete one.
+    /// Returns whether the head states another length than the body has. The client sees such a response break off, but
+    /// a replay of the same bytes would be complete.
     fn has_other_length(&self, parts: &response::Parts, bytes: usize) -> bool {
         let told = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         told.is_some_and(|told: usize| told != bytes) && Length::of(self.is_head, parts.status) == Length::OfBody
     }
 
-    /// Whether the response may go out before its body is recorded: its policy records it, and without the end of the body its
-    /// client does not take it for complete.
+    /// Returns whether the response may be sent before its body is recorded: the policy records it, and the client does
+    /// not consider it complete without the end of the body.
     fn streams(&self, parts: &response::Parts, body: &Body, guard: &ActiveGuard) -> bool {
         self.policy.stream() == Stream::Record
             && is_of_unknown_length(parts, body)
@@ -164,7 +164,7 @@ impl ResponseClassifier {
             && Handle::try_current().is_ok()
     }
 
-    /// The lines of a record for these trailers, by the rules for headers.
+    /// Returns the header lines of a record for these trailers, by the rules for headers.
     pub(super) fn trailer_lines(&self, trailers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         let recorded = headers::recorded(trailers, &self.policy, Length::OfBody);
         recorded.iter().filter_map(|(name, value)| trailers::line(name, value)).collect()

@@ -1,4 +1,4 @@
-//! Reads a response's body as far as it can be recorded, without losing a byte of it for the client.
+//! Reads a response's body up to the size that can be recorded. The client still gets every byte.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -13,18 +13,20 @@ use crate::policy::values::Stream;
 use crate::request::body::{Gathered, Resumed};
 use crate::request::response_mark::remove_from;
 
-/// A response's body, read as far as the limit.
+/// A response's body, read up to the limit.
 pub(super) enum Content {
-    /// All of it, its trailers, and the body for the client.
+    /// The whole body, its trailers, and the body for the client.
     Whole(Bytes, Option<HeaderMap>, Body),
-    /// Larger than the limit, or without an end: the body for the client streams on.
+    /// The body is larger than the limit, or does not end in time. Contains the body for the client, which continues to
+    /// stream.
     TooLarge(Body),
-    /// It broke off, and does so for the client too.
+    /// The body broke off. Contains the body for the client, which breaks off too.
     Broken(Body),
 }
 
 impl Content {
-    /// All of a body that is one piece in memory, and the body for the client; else the body as it was.
+    /// Returns the bytes of a body that is one piece in memory, and the body for the client. Any other body is returned
+    /// as an error, with nothing lost.
     pub(super) fn read_now(mut body: Body, limit: usize) -> Result<(Bytes, Body), Body> {
         if body.size_hint().exact().is_none_or(|length| length > limit as u64) {
             return Err(body);
@@ -39,7 +41,7 @@ impl Content {
         }
     }
 
-    /// A body of unknown length is read for at most one lease.
+    /// Reads a body. A body of unknown length is read for at most one lease.
     pub(super) async fn read(parts: &response::Parts, mut body: Body, policy: &Policy) -> Self {
         let limit = policy.max_body();
         let is_of_unknown_length = is_of_unknown_length(parts, &body);
@@ -68,7 +70,7 @@ impl Content {
                     return Self::Broken(Body::new(Resumed::new(frames, Body::empty())));
                 }
             }
-            // A body that is always ready lets no time pass, and keeps its thread from other requests.
+            // A body that is always ready never reaches the deadline above, and blocks its thread for other requests.
             if data.len() > limit || time.is_over() {
                 return Self::TooLarge(Body::new(Resumed::new([Ok(Frame::data(data.whole()))], body)));
             }
@@ -77,15 +79,17 @@ impl Content {
     }
 }
 
-/// Whether the head does not say how long the body is, so that its client takes it for complete when it ends.
+/// Returns whether the head does not state the length of the body, so that the client considers the body complete when
+/// it ends.
 pub(super) fn is_of_unknown_length(parts: &response::Parts, body: &Body) -> bool {
     let has_body = !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     has_body && body.size_hint().exact().is_none() && !parts.headers.contains_key(header::CONTENT_LENGTH)
 }
 
-/// Server-sent events may never end, and a client that waits for the first one must get it when it is sent.
+/// Returns whether the response consists of server-sent events. These may never end, and a client that waits for the
+/// first event must get it when it is sent.
 fn is_event_stream(parts: &response::Parts) -> bool {
-    // Whatever its parameters are, and however they are written.
+    // Parameters and upper or lower case do not matter.
     let media_type = |value: &HeaderValue| value.as_bytes().split(|&byte| byte == b';').next().map(<[u8]>::to_vec);
     let media_type = parts.headers.get(header::CONTENT_TYPE).and_then(media_type).unwrap_or_default();
     media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")

@@ -1,6 +1,6 @@
-//! The future of one request: extracts, evaluates, claims, runs and settles.
+//! The future of one request: it extracts, evaluates, claims, runs and settles.
 //!
-//! Only the polling of the handler's body is compiled for each handler.
+//! Only the code that polls the handler's body is compiled for each handler.
 
 use std::any::TypeId;
 use std::mem;
@@ -27,7 +27,7 @@ use crate::request::settle::Settling;
 use crate::request::streaming::stream;
 use crate::request::upload::Unread;
 
-/// Runs `handler` behind the gate.
+/// Runs `handler` after its gate.
 pub(crate) fn run<F>(gate: Gate, handler: F, into_response: fn(F::Output) -> Response) -> Completion
 where
     F: Future + Send + 'static,
@@ -54,9 +54,9 @@ where
 }
 
 pin_project! {
-    /// A handler on its way to a settled claim.
+    /// A handler and the stage that its request has reached.
     struct Run<F: Future> {
-        // Dropped as soon as it has ended: it may hold a handler that runs under this one's claim.
+        // Dropped as soon as the handler has ended, because it may own a handler that runs under its claim.
         #[pin]
         handler: Option<F>,
         into_response: fn(F::Output) -> Response,
@@ -83,7 +83,7 @@ impl<F: Future> Future for Run<F> {
                     Some(Poll::Pending) => Poll::Pending,
                 };
                 if polled.is_ready() {
-                    // Its arguments may panic when they are dropped, as the handler itself may.
+                    // The handler's arguments may panic when they are dropped, like the handler itself.
                     this.handler.set(None);
                 }
                 polled
@@ -99,24 +99,24 @@ impl<F: Future> Future for Run<F> {
     }
 }
 
-/// How far a request has come.
+/// The stage that a request has reached.
 #[allow(clippy::large_enum_variant, reason = "they lie in the box of the handler's future, which is as large")]
 pub(super) enum Stage {
-    /// The handler's future has the gate, and evaluates the policy's expressions.
+    /// The handler's future owns the gate, and evaluates the policy's expressions.
     Evaluating(oneshot::Receiver<Gate>),
     Identified(Gate),
     Claiming(BoxFuture<'static, Result<HandlerRun, Response>>, Option<Unread>),
     Running(HandlerRun),
     Settling(BoxFuture<'static, Response>),
-    /// Without the handler.
+    /// The request was answered without the handler.
     Answered(Response),
     Done,
 }
 
-/// Polls the extraction, if it is given, and then the handler's future, and catches their panics.
+/// Polls the extraction, if one is passed, and then the handler's future, and catches their panics.
 type Handler<'a> = &'a mut dyn FnMut(&mut Context<'_>, Option<&mut Deferred>) -> Poll<Result<Response, Panic>>;
 
-/// From the policy's expressions to the claim.
+/// Continues from the policy's expressions to the claim.
 fn claim(gate: Gate) -> ClaimOutcome {
     let request = match gate.identify() {
         Identified::WithKey(request) => request,
@@ -144,7 +144,7 @@ fn or_resume(ran: Result<Response, Panic>) -> Response {
 
 impl Stage {
     fn poll(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
-        // A request that is rejected for its key is answered before its body is read.
+        // A request that is rejected because of its key is answered before its body is read.
         let is_rejected = matches!(self, Self::Identified(gate) if gate.is_rejected());
         if !is_rejected && let Some(rejection) = ready!(deferred.poll_before_claim(cx)) {
             *self = Self::Done;
@@ -159,7 +159,7 @@ impl Stage {
                 Self::Evaluating(gate) => match (handler(cx, None), gate.try_recv()) {
                     (Poll::Pending, Ok(gate)) => *self = Self::Identified(gate),
                     (Poll::Pending, Err(_)) => return Poll::Pending,
-                    // An expression has ended the handler by `?`: nothing is claimed yet.
+                    // An expression has ended the handler with `?`. Nothing is claimed yet.
                     (Poll::Ready(ran), _) => {
                         *self = Self::Done;
                         return Poll::Ready(or_resume(ran));
@@ -196,7 +196,7 @@ impl Stage {
         }
     }
 
-    /// The answer of a request whose handler does not run.
+    /// Returns the stage that sends the response of a request whose handler does not run.
     fn answering(answer: Response, unread: Option<Unread>) -> Self {
         match unread {
             None => Self::Answered(answer),
@@ -204,7 +204,7 @@ impl Stage {
         }
     }
 
-    /// The response, unless it is still to be settled.
+    /// Polls the handler. Returns the response unless it must still be settled.
     fn poll_running(
         &mut self,
         cx: &mut Context<'_>,

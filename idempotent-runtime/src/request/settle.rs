@@ -1,4 +1,5 @@
-//! From the handler's outcome to the end of its claim: recorded, released, or left until its lease expires.
+//! Ends the claim after the handler: the response is recorded, the claim is released, or the claim stays until its
+//! lease expires.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -30,11 +31,11 @@ pub(super) struct Claimed {
     pub(super) run: GuardedRun,
 }
 
-/// A response, or what it has to wait for.
+/// A response, or the work that it must wait for.
 pub(super) enum Settling {
     Done(Response),
     Later(BoxFuture<'static, Response>),
-    /// It goes out while it is recorded.
+    /// The response is sent while it is recorded.
     Streams(Box<Claimed>, Response),
 }
 
@@ -46,10 +47,10 @@ enum PlannedEnd {
     Lapse,
 }
 
-/// How it has ended, as far as that is known.
+/// How the claim has ended, as far as that is known.
 enum ActualEnd {
     AsPlanned,
-    /// The response may be sent, and its retries do not get it, at least not yet.
+    /// The response may be sent, and retries do not get it, at least not yet.
     Unrecorded,
     Lost,
 }
@@ -73,9 +74,11 @@ impl PlannedEnd {
 }
 
 impl Claimed {
-    /// Ends the claim, and only then lets the response go: at once where body and store are there at once.
+    /// Ends the claim, and only then returns the response. This happens at once if the body is available and the store
+    /// answers at once.
     pub(super) fn settle(self, ran: Result<Response, Panic>) -> Settling {
-        // Bodies and predicates are the handler's own code too, and a task of its own is polled in no other span.
+        // Bodies and predicates are the handler's own code too, so they need its span. A separate task is polled in no
+        // other span.
         let span = self.run.span.clone();
         let _entered = span.enter();
         let classified = match ran.and_then(|mut response| {
@@ -124,8 +127,9 @@ impl Claimed {
         }
     }
 
-    /// What runs beneath under this claim ends first, or another attempt would run beside it: its response is not waited for.
-    /// When nothing runs, nothing begins any more.
+    /// Ends the claim without a record. It first waits for all runs beneath the guard, because another attempt would
+    /// otherwise run beside them. The response does not wait for them. When nothing runs, nothing can begin any
+    /// more.
     pub(super) async fn end_without_record(self, is_unknown: bool, outcome: Outcome) {
         if self.run.guard.covered_runs().close() {
             self.end_now_without_record(is_unknown, outcome).await;
@@ -145,7 +149,7 @@ impl Claimed {
         let _ = self.end(planned, outcome).await;
     }
 
-    /// Ends the claim with a record. If it was lost, its response must not reach a client as a complete one.
+    /// Ends the claim with a record. If the claim was lost, its response must not reach a client as a complete one.
     pub(super) async fn end_with_record(self, record: Record, outcome: Outcome) -> Held {
         match self.end(PlannedEnd::Record(record), outcome).await {
             ActualEnd::AsPlanned | ActualEnd::Unrecorded => Held::Yes,
@@ -170,18 +174,19 @@ impl Claimed {
         response
     }
 
-    /// A release deletes the number of attempts: after a crash, the next attempt would look like the first.
+    /// Plans the end of a claim that may be released. A release deletes the number of attempts: after a crash, the next
+    /// attempt would look like the first.
     fn release(&self) -> PlannedEnd {
         let has_changed_hands = self.lease.has_changed_hands_for_good();
         if self.attempt == 1 && !has_changed_hands { PlannedEnd::Release } else { PlannedEnd::Lapse }
     }
 
-    /// How the claim ends if it is unknown what the handler did.
+    /// Plans the end of a claim if it is unknown what the handler did.
     fn end_of_unknown(&self) -> PlannedEnd {
         if self.run.classifier.policy.after_crash().may_rerun() { self.release() } else { PlannedEnd::Lapse }
     }
 
-    /// How the claim ends instead of with a record that its store never takes, as with a response over `max_body`.
+    /// Plans the end of a claim whose record the store never accepts. It is the same as for a response over `max_body`.
     fn end_of_too_large(&self, record: &Record, error: &StoreError) -> PlannedEnd {
         telemetry::record_rejected(&self.run.classifier.policy, self.lease.store.name(), error);
         match self.run.classifier.policy.oversize() {
@@ -190,7 +195,7 @@ impl Claimed {
         }
     }
 
-    /// What is known of the claim's end.
+    /// Ends the claim. Returns what is known about its end.
     async fn end(self, mut planned: PlannedEnd, mut outcome: Outcome) -> ActualEnd {
         let has_record = matches!(planned, PlannedEnd::Record(_));
         let ended = self.end_within_limit(&planned).await;
@@ -209,13 +214,14 @@ impl Claimed {
                 if !matches!(planned, PlannedEnd::Release) || self.lease.is_known_to_be_over() {
                     self.lose();
                 }
-                // The client gets `claim_lost` in place of a response to record, and any other response as it is.
+                // If the response was to be recorded, the client gets `claim_lost` in its place. The client gets any
+                // other response as it is.
                 let outcome = if has_record { Outcome::ClaimLost } else { outcome };
                 outcome.report(&self.run.span, &self.run.classifier.policy);
                 ActualEnd::Lost
             }
             Err(error) => {
-                // Another process may have run the request by now, and have sent another response.
+                // Another process may already have run the request and sent another response.
                 let is_over = self.lease.is_known_to_be_over();
                 telemetry::settling_failed(
                     &self.run.classifier.policy,
@@ -231,8 +237,9 @@ impl Claimed {
         }
     }
 
-    /// If the store never takes the record: ends the claim without the response. A store that rejects a record without a response
-    /// too rejects every record, and perhaps not for long: then the whole record stays the one to write.
+    /// If the store never accepts the record, ends the claim without the response. If the store rejects a record
+    /// without a response too, it rejects every record, perhaps only for a while. Then the whole record remains the one
+    /// to write.
     async fn or_without_response(
         &self,
         planned: &mut PlannedEnd,
@@ -249,8 +256,8 @@ impl Claimed {
         ended
     }
 
-    /// A response that is sent before it is recorded is lost if the process dies in between. So this retries a store that is
-    /// briefly unavailable, for as long as one call may take.
+    /// Ends the claim, and retries for as long as one store call may take. This bridges a short outage of the store: a
+    /// response that is sent before it is recorded would be lost if the process died in between.
     async fn end_within_limit(&self, planned: &PlannedEnd) -> Result<Held, StoreError> {
         match planned {
             PlannedEnd::Record(_) => self.lease.store.persistently(|| self.try_end(planned)).await,
@@ -277,7 +284,7 @@ impl Claimed {
         held
     }
 
-    /// Sealed for each try anew, because its life begins with the one that succeeds.
+    /// Seals the record. Each try seals it anew, because the ttl begins with the try that succeeds.
     fn sealed<'r>(&self, record: &'r Record) -> Cow<'r, Record> {
         let place = Place { store: self.lease.store.name(), key: &self.lease.key };
         self.run.registry.at_rest().seal(place, record, Some(self.run.classifier.policy.ttl()))
@@ -289,7 +296,8 @@ impl Claimed {
         }
     }
 
-    /// Meanwhile the lease is renewed, so no other request runs. If it is lost, the store rejects the token.
+    /// Retries until the claim has ended. Meanwhile the lease is renewed, so no other request runs. If the lease is
+    /// lost, the store rejects the token.
     async fn keep_trying(self: Box<Self>, mut planned: PlannedEnd) {
         let forgotten = Deadline::after(self.run.classifier.policy.ttl());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
@@ -306,7 +314,7 @@ impl Claimed {
                     );
                     return;
                 }
-                // The first try had freed the key, but its answer was lost.
+                // The first try freed the key, but the store's answer was lost.
                 Ok(Held::No) if !matches!(planned, PlannedEnd::Record(_)) => return,
                 Ok(Held::No) => {
                     self.lose();

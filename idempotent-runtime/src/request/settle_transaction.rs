@@ -1,4 +1,4 @@
-//! From the outcome of a handler that runs in a transaction to its commit or its end without a trace.
+//! Ends the transaction of a handler: by a commit, or by a rollback that leaves nothing in the database.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::transaction::transactions::Recording;
 pub(super) struct InTransaction {
     pub(super) store: StoreHandle,
     pub(super) transaction: Arc<dyn HandlerTransaction>,
-    /// `None` for a request without a key, of which nothing is recorded.
+    /// `None` for a request without a key, for which nothing is recorded.
     pub(super) claim: Option<TransactionClaim>,
     pub(super) run: GuardedRun,
 }
@@ -40,7 +40,7 @@ pub(super) struct TransactionClaim {
 }
 
 impl InTransaction {
-    /// Ends the transaction, and only then lets the response go.
+    /// Ends the transaction, and only then returns the response.
     pub(super) async fn settle(self: Box<Self>, ran: Result<Response, Panic>) -> Response {
         let span = self.run.span.clone();
         self.settle_in_span(ran).instrument(span).await
@@ -73,7 +73,8 @@ impl InTransaction {
         }
     }
 
-    /// What runs beneath under this claim ends first, or another attempt would run beside it: its response is not waited for.
+    /// Rolls back. It first waits for all runs beneath the guard, because another attempt would otherwise run
+    /// beside them. The response does not wait for them.
     async fn roll_back(
         self: Box<Self>,
         response: Response,
@@ -112,8 +113,8 @@ impl InTransaction {
         }
     }
 
-    /// Commits after the handlers that run under this claim, because a commit that fails frees the key. The commit waits for them
-    /// for at most one lease.
+    /// Commits after the handlers that run under this claim have ended, because a commit that fails frees the key. It
+    /// waits for these handlers for at most one lease.
     async fn commit(self: Box<Self>, response: Response, record: Option<Record>, outcome: Outcome) -> Response {
         let limit = Deadline::after(self.run.classifier.policy.lease());
         if limit.bound(self.run.guard.covered_runs().until_closed_to_handlers()).await.is_some() {
@@ -147,7 +148,7 @@ impl InTransaction {
         }
     }
 
-    /// Nothing is recorded, so the body need not be read.
+    /// Classifies the response without reading its body, because nothing is recorded.
     async fn classify_without_key(&self, ran: Result<Response, Panic>) -> Result<Classified, Panic> {
         let classify = async {
             let (mut parts, body) = ran?.into_parts();
@@ -164,7 +165,8 @@ impl InTransaction {
         }
     }
 
-    /// The rejection replaces the handler's response, which would report effects that are undone, or may be.
+    /// Returns a rejection in place of the handler's response, which would report effects that are undone, or may be
+    /// undone.
     fn reject(&self, error: &TransactionError) -> Response {
         telemetry::transaction_failed(&self.run.classifier.policy, self.store.name(), error);
         let rejection = error.rejection(UNAVAILABLE_AFTER_RUN);
@@ -175,7 +177,7 @@ impl InTransaction {
     fn render(&self, rejection: Rejection) -> Response {
         let execution = self.run.guard.execution();
         let response = self.run.registry.reject(self.run.classifier.policy.scope(), rejection, execution.audience());
-        // A request without a key has taken over nothing, and a layer around it must not record a rejection.
+        // A request without a key has not called `take_over`, but a layer around it must not record a rejection.
         if execution.around().is_some() { of_another_guard(response, execution) } else { response }
     }
 }

@@ -1,4 +1,4 @@
-//! What an execution keeps for steps.
+//! The data that an execution keeps for steps.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,15 +9,15 @@ use crate::step::names::Names;
 use crate::step::rejections::StepRejections;
 use crate::step::steps::Steps;
 
-/// What an execution keeps for the steps that are taken through it or recorded under its claim.
+/// The data that an execution keeps for the steps that are taken through it or recorded under its claim.
 #[derive(Default)]
 pub(super) struct StepContext {
-    /// Tells apart the executions that take steps.
+    /// Identifies the execution among those that take steps.
     id: OnceLock<u64>,
     pub(super) names: Names,
     /// Set when a handler begins to run under a claim.
     pub(super) steps: OnceLock<Steps>,
-    /// What the first extractor of `Idempotency` was asked about.
+    /// The method and the URI of the request from which `Idempotency` was first extracted.
     pub(super) target: OnceLock<(Method, Uri)>,
     pub(super) rejections: OnceLock<Arc<StepRejections>>,
 }

@@ -1,4 +1,4 @@
-//! Whose steps are taken through an execution, and under which claim they are recorded.
+//! Decides which execution owns a step, and under which claim the step is recorded.
 
 use std::sync::Arc;
 
@@ -40,12 +40,12 @@ impl Execution {
         let _ = self.run.step_context.steps.set(steps);
     }
 
-    /// `Idempotency` is extracted from a request with this head.
+    /// Notes that `Idempotency` is extracted from a request with this method and URI.
     pub(super) fn set_target(&self, method: &Method, uri: &Uri) {
         let _ = self.run.step_context.target.set((method.clone(), uri.clone()));
     }
 
-    /// The execution whose steps are taken through this one.
+    /// Returns the execution whose steps are taken through this one.
     pub(super) fn of_steps(self: &Arc<Self>) -> Result<&Arc<Self>, StepErrorKind> {
         match self.arrival.ownership.as_ref().map(|ownership| ownership.owner_of_steps()) {
             None | Some(StepsOwner::Itself) => Ok(self),
@@ -66,8 +66,9 @@ impl Execution {
         }
     }
 
-    /// Whether a guard may share its key and steps with it, which cannot be known: an extractor may have asked for `Idempotency` with a
-    /// copy of the head of its request, before the guard had the request.
+    /// Returns whether a guard may share its key and steps with this execution although this is unknown. For example,
+    /// an extractor may have asked for `Idempotency` with a copy of its request's head, before the guard had the
+    /// request.
     pub(super) fn may_have_lost_its_guard(&self) -> bool {
         let is_extracted_alone = self.run.step_context.target.get().is_some()
             && self.around().is_none()
@@ -76,7 +77,7 @@ impl Execution {
         self.may_be_shared() || is_extracted_alone && innermost().is_some_and(|guard| guard.granted().is_some())
     }
 
-    /// The guard under whose claim it runs: its own one, or the nearest one around it.
+    /// Returns the guard under whose claim this execution runs: its own guard, or the nearest guard around it.
     fn claim_holder(self: &Arc<Self>) -> Option<&Arc<Self>> {
         if self.claim.grant.get().is_some() && !self.claim.is_over.load(Ordering::Acquire) {
             return Some(self);
@@ -84,7 +85,8 @@ impl Execution {
         self.claim.covered_by.get().or_else(|| self.shared())?.claim_holder()
     }
 
-    /// Whether a guard took this request's key and holds no claim now, unless it let the request run unguarded.
+    /// Returns whether a guard took this request's key and holds no claim now, unless the guard let the request run
+    /// unguarded.
     fn has_had_a_guard(&self) -> bool {
         if self.claim.grant.get().is_some() {
             return self.run.step_context.steps.get().is_some() || self.transaction().is_some();
@@ -93,19 +95,21 @@ impl Execution {
         self.identity.asked_for.get().is_some() || around.is_some_and(|around| around.has_had_a_guard())
     }
 
-    /// Whether its claim is a transaction's, its own or that of the guard under whose claim it runs.
+    /// Returns whether the claim belongs to a transaction: the claim of this execution, or of the guard under whose
+    /// claim it runs.
     pub(super) fn is_in_transaction(&self) -> bool {
         let has_one =
             |execution: &Self| execution.transaction().is_some() && !execution.claim.is_over.load(Ordering::Acquire);
         has_one(self) && !self.has_answered() || self.claim.covered_by.get().is_some_and(|covering| has_one(covering))
     }
 
-    /// What tells apart the handlers that take steps under the claim of this guard, in this attempt and in others.
+    /// Returns the owner by which the handlers that take steps under the claim of this guard are distinguished, in this
+    /// attempt and in others.
     fn owner_under(self: &Arc<Self>, holder: &Arc<Self>) -> Owner {
         let mut digest = OwnerDigest::default();
         let mut execution = Some(self);
         while let Some(this) = execution.filter(|this| !Arc::ptr_eq(this, holder)) {
-            // A middleware in front of a guard shares its execution, and is not its handler.
+            // A middleware in front of a guard uses the same execution, but is not its handler.
             let is_handler = !Arc::ptr_eq(this, self) || !this.has_answered();
             match (this.identity.policy.get().filter(|_| is_handler), this.run.step_context.target.get()) {
                 (Some(policy), _) => digest.add(policy.scope(), policy.function_path()),
@@ -117,8 +121,8 @@ impl Execution {
         Owner { execution: self.run.step_context.id(), digest: digest.finish() }
     }
 
-    /// What tells apart the requests that have one guard's key in common, in every attempt: the handlers and targets between this
-    /// request and that guard. `None` for the guard's own request.
+    /// Returns a text that distinguishes the requests that share the key of one guard, in every attempt. It names the
+    /// handlers and targets between this request and that guard. `None` for the guard's own request.
     pub(super) fn place_under_key(self: &Arc<Self>) -> Option<Box<str>> {
         let mut digest = OwnerDigest::default();
         let mut execution = self;
@@ -135,15 +139,16 @@ impl Execution {
         digest.finish()
     }
 
-    /// The rejections of steps that are taken through it: where the response is recorded, if it is.
+    /// Returns the collection for rejections of steps that are taken through this execution. It belongs to the
+    /// guard that holds the claim. Without one, this execution keeps it if it has a transaction.
     pub(super) fn step_rejections(self: &Arc<Self>) -> Option<&Arc<StepRejections>> {
-        // The transaction of a request without a key is of no claim.
+        // Without a key, the transaction belongs to no claim.
         let holder = self.claim_holder().or_else(|| self.transaction().map(|_| self));
         holder.map(|holder| holder.run.step_context.rejections.get_or_init(Arc::default))
     }
 
-    /// Whether a response with this head is a rejection: of a guard, or of a step under its claim, as far as that is known. The
-    /// guards around recognise it too.
+    /// Returns whether a response with this head is a rejection of a guard, or of a step under its claim, as far as
+    /// that is known. Marks it so that the guards around recognise it too.
     pub(super) fn is_rejection(&self, parts: &mut Parts) -> bool {
         let is_of_a_step =
             self.run.step_context.rejections.get().is_some_and(|rejections| rejections.contain(parts.status));

@@ -1,7 +1,8 @@
-//! A response that goes out while it is recorded: its frames as they come, and its end when its record is durable.
+//! A response that is sent while it is recorded: its frames are sent as they come, and its end when its record is
+//! durable.
 //!
-//! A task reads the handler's body, so that neither a slow client nor one that has left holds the key for longer than the
-//! handler needs.
+//! A task reads the handler's body. So a slow client, or a client that disconnects, does not hold the key for longer
+//! than the handler needs.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -43,16 +44,16 @@ pub(super) fn stream(claimed: Box<Claimed>, response: Response) -> Response {
     Response::from_parts(parts, Body::new(StreamedBody { passage, rest: None }))
 }
 
-/// What follows the data that is recorded.
+/// The part that follows the recorded data.
 enum Last {
-    /// It is not recorded, and the claim has ended.
+    /// The rest of the body. It is not recorded, and the claim has ended.
     Rest(Body),
     /// The response is complete, and recorded.
     End(Option<HeaderMap>),
     Broken(BoxError),
 }
 
-/// Between the task that reads the handler's body and the body of the client, which share one buffer.
+/// The buffer between the task that reads the handler's body and the body of the client.
 #[derive(Default)]
 struct Passage {
     state: Mutex<Passed>,
@@ -62,13 +63,13 @@ struct Passage {
 #[derive(Default)]
 struct Passed {
     data: BytesMut,
-    /// How much of the data the client has got.
+    /// The number of bytes that the client has received.
     taken: usize,
     last: Option<Last>,
     waiting: Option<Waker>,
 }
 
-/// The task's end.
+/// The task's side of the passage.
 struct Client(Arc<Passage>);
 
 impl Client {
@@ -80,7 +81,7 @@ impl Client {
         self.change(|passed| passed.data.extend_from_slice(chunk));
     }
 
-    /// All of the data.
+    /// Returns a copy of all data.
     fn data(&self) -> Bytes {
         Bytes::copy_from_slice(&lock(&self.0.state).data)
     }
@@ -99,7 +100,7 @@ impl Client {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Resolves when the client has left.
+    /// Resolves when the client has disconnected.
     async fn has_left(&self) {
         self.0.left.notified().await;
     }
@@ -107,24 +108,24 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // Its runtime has ended.
+        // If this is reached without an end, the runtime of the task has ended.
         self.end(Last::Broken("the response was not recorded to its end".into()));
     }
 }
 
-/// How far the handler's body was read.
+/// The result of reading the handler's body.
 enum Read {
     Whole(Option<HeaderMap>),
-    /// With what is left of it for the client.
+    /// Contains the rest of the body for the client.
     TooLarge(Body),
     Broken(BoxError),
-    /// Its client had left, and the time for the rest is over.
+    /// The client has disconnected, and the time for reading the rest is over.
     Left,
 }
 
 struct Recording {
     claimed: Box<Claimed>,
-    /// Without the body.
+    /// The record, without the body.
     record: Record,
     client: Client,
 }
@@ -133,7 +134,7 @@ impl Recording {
     async fn run(self, body: Body) {
         let guard = &self.claimed.run.guard;
         let reading = polled_in_each_poll(guard.execution(), self.read(body));
-        // A body is the handler's own code, which may panic.
+        // A body is the handler's own code and may panic.
         let read = AssertUnwindSafe(reading).catch_unwind().await;
         self.end(read).await;
     }
@@ -161,7 +162,7 @@ impl Recording {
                     return Read::TooLarge(Body::new(Resumed::new([Ok(Frame::data(chunk))], body)));
                 }
                 Ok(chunk) => self.client.push(&chunk),
-                // They are the last frame, and end the response for its client.
+                // Trailers are the last frame, and end the response for the client.
                 Err(frame) => {
                     if let Ok(mut trailers) = frame.into_trailers() {
                         remove_from(&mut trailers);
@@ -208,7 +209,7 @@ impl Recording {
     }
 }
 
-/// Ends the claim with this record, and then the client's body with this part.
+/// Ends the claim with this record, and then the client's body with `last`.
 async fn finish(claimed: Box<Claimed>, record: Record, outcome: Outcome, client: &Client, last: Last) {
     let last = match claimed.end_with_record(Record { recorded_at: now_in_millis(), ..record }, outcome).await {
         Held::Yes => last,
@@ -218,10 +219,10 @@ async fn finish(claimed: Box<Claimed>, record: Record, outcome: Outcome, client:
     client.end(last);
 }
 
-/// The body of a response that is recorded while it goes out.
+/// The body of a response that is sent while it is recorded.
 struct StreamedBody {
     passage: Arc<Passage>,
-    /// What is passed on without being recorded; after the end, nothing.
+    /// The part of the body that is sent without being recorded. After the end, an empty body.
     rest: Option<Body>,
 }
 

@@ -1,6 +1,8 @@
-//! The unread body of a request that is answered without its handler: its client still sends it, and reads no answer before.
+//! The unread body of a request that is answered without its handler. Its client still sends the body, and reads no
+//! response before it has finished.
 //!
-//! A server that answers first closes the connection with bytes of the client on their way, and the client sees it break.
+//! If a server answers first, it closes the connection while bytes of the client are on their way, and the client sees
+//! a broken connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,12 +22,13 @@ use crate::deadline::Deadline;
 use crate::request::context::Execution;
 use crate::sync::{Mutex, lock};
 
-/// For how long an answer waits for its client's body.
+/// How long a response waits for its client's body.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// In bytes; at least so many are read where the route's own limit is lower, since a streamed body is not bound by it.
+/// In bytes. At least this many bytes are read, even if the route's own limit is lower, because that limit does not
+/// apply to a streamed body.
 const AT_LEAST: u64 = 64 * 1024 * 1024;
 
-/// A request's body, which the handler's arguments hold too.
+/// A request's body. The handler's arguments hold it too.
 #[derive(Clone)]
 pub(crate) struct Upload(Arc<State>);
 
@@ -33,7 +36,7 @@ struct State {
     body: Mutex<Polled>,
     /// In bytes; `None` without a limit.
     limit: Option<u64>,
-    /// The client sends its body only if the server reads it.
+    /// The client sends its body only when the server begins to read it.
     is_asked_for: bool,
 }
 
@@ -61,12 +64,12 @@ impl Upload {
         Some(upload)
     }
 
-    /// Whether its reader has met an error in place of the rest.
+    /// Returns whether the reader of the body got an error in place of the rest.
     pub(super) fn has_broken_off(&self) -> bool {
         lock(&self.0.body).has_broken_off
     }
 
-    /// Reads what the client still sends, within limits.
+    /// Reads the rest of the body that the client still sends, within limits.
     pub(crate) async fn drain(self) {
         let mut body = {
             let mut polled = lock(&self.0.body);
@@ -86,12 +89,12 @@ impl Upload {
                 tokio::task::consume_budget().await;
             }
         };
-        // A client that is slower than this reads no answer.
+        // A client that is slower than this does not read the response.
         let _ = Deadline::after(PATIENCE).bound(reading).await;
     }
 }
 
-/// A request whose client may still send its body, until its handler runs.
+/// The body of a request that the client may still be sending, until the handler runs.
 pub(super) struct Unread {
     upload: Upload,
     execution: Option<Arc<Execution>>,
@@ -102,10 +105,10 @@ impl Unread {
         Self { upload, execution }
     }
 
-    /// The answer, as soon as the client has sent its body.
+    /// Returns the response once the client has sent its body.
     pub(super) fn drained_before(self, answer: Response) -> BoxFuture<'static, Response> {
         if let Some(execution) = &self.execution {
-            // There is nothing to finish without its client.
+            // Without the client, nothing remains to be finished.
             execution.run.detach_state.set_must_finish(false);
         }
         Box::pin(async move {

@@ -1,4 +1,4 @@
-//! Why a step has no result.
+//! The reasons why a step has no result.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,9 +17,10 @@ use crate::store::error::StoreError;
 
 /// Why [`Idempotency::step`](crate::Idempotency::step) has no result, although its closure returned no error.
 ///
-/// Implement `From<StepError>` for the handler's error type, so that `?` works. `anyhow::Error`, `Box<dyn Error + Send +
-/// Sync>`, [`StatusCode`] and [`Response`] work already. As a response it is [`StepError::rejection`], rendered as the
-/// registry renders rejections. As a [`StatusCode`] it is the status alone: the client gets no `code` and no `Retry-After`. Such a response is never recorded, whatever the policy says of its status: a response with that
+/// Implement `From<StepError>` for the handler's error type, so that `?` works. `anyhow::Error`, `Box<dyn Error + Send
+/// + Sync>`, [`StatusCode`] and [`Response`] work already. As a response it is [`StepError::rejection`], rendered as
+/// the registry renders rejections. As a [`StatusCode`] it is the status alone: the client gets no `code` and no
+/// `Retry-After`. Such a response is never recorded, whatever the policy says of its status: a response with that
 /// status, in the same attempt, counts as the rejection.
 ///
 /// # Examples
@@ -51,10 +52,10 @@ use crate::store::error::StoreError;
 pub struct StepError {
     step: Box<str>,
     kind: StepErrorKind,
-    /// Those of the claim, if there is one.
+    /// The registry and the scope of the claim, if there is one.
     registry_and_scope: Option<(Registry, Scope)>,
     audience: Audience,
-    /// Those under the claim: none of them is recorded.
+    /// The rejections of steps under the claim, none of which is recorded.
     rejections: Option<Arc<StepRejections>>,
 }
 
@@ -70,61 +71,63 @@ pub enum StepErrorKind {
         "this execution has a step of that name already; give each its own, such as `format!(\"ship-{{}}\", line.id)`"
     )]
     Repeated,
-    /// Not run: another handler has taken a step of this name under the same claim, in this attempt or in an earlier one, or may
-    /// have. One of the two forwards its request to the other, or something between the claim and them has called both, or one of
-    /// them twice. Give each step a name of its own; in a batch, one for each item.
+    /// Not run: another handler has taken a step of this name under the same claim, in this attempt or in an earlier
+    /// one, or may have taken it. This happens if one handler forwards its request to the other, or if code between the
+    /// claim and the handlers has called both of them, or one of them twice. Give each step its own name; in a batch,
+    /// one for each item.
     #[error("another handler under the same claim has a step of that name, or may have: give each its own")]
     OfAnotherHandler,
-    /// Not run: the request has a key, but no guard around holds a claim for it. A middleware has asked after the handler's guard
-    /// has answered, or the handler after its response was sent. Beneath an [`IdempotencyLayer`](crate::IdempotencyLayer), the step
-    /// of a middleware is recorded under the layer's claim.
+    /// Not run: the request has a key, but no guard around it holds a claim for that key. A middleware has called this
+    /// after the handler's guard has answered, or the handler has called it after its response was sent. Beneath an
+    /// [`IdempotencyLayer`](crate::IdempotencyLayer), the step of a middleware is recorded under the layer's claim.
     #[error("no claim is held for it: the handler's guard has answered")]
     NoClaim,
-    /// Not run: the handler takes a `Tx`, or runs under the claim of a handler that does. A rollback would undo what the step
-    /// wrote, and the step would still count as done.
+    /// Not run: the handler takes a `Tx`, or runs under the claim of a handler that does. A rollback would undo what
+    /// the step wrote, and the step would still count as done.
     #[error("the handler takes a `Tx`, which has no steps: a rollback would undo their writes and leave their results")]
     InTransaction,
     /// Not run: the store cannot be asked whether the step ran before, or its entry cannot be read.
     #[error("the store cannot be asked for it")]
     Store(#[source] StoreError),
-    /// **Run**, and the result could not be recorded while the lease of the step was alive. Recording is tried again in the
-    /// background, and a later attempt waits for it. If this process dies before that, the step runs again.
+    /// **Run**, and the result could not be recorded while the lease of the step was alive. Recording is tried again in
+    /// the background, and a later attempt waits for it. If this process dies before that, the step runs again.
     #[error("it ran, but its result could not be recorded")]
     NotRecorded(#[source] StoreError),
-    /// Another attempt has the key or the step, or may have it: this attempt stood still, or could not reach the store, for
-    /// longer than its lease, or an operator purged the entry and another process claimed it. The closure may have run. If it
-    /// has, its result may not be the one that counts.
+    /// Another attempt has the key or the step, or may have it: this attempt was paused, or could not reach the store,
+    /// for longer than its lease, or an operator purged the entry and another process claimed it. The closure may have
+    /// run. If it has, its result may not be the one that is recorded.
     #[error("this attempt has lost its claim")]
     ClaimLost,
-    /// Not run: another request with the same key has run it, or may have.
+    /// Not run: another request with the same key has run it, or may have run it.
     #[error("it belongs to another request under the same key")]
     OtherRequest,
-    /// Not run: a request with other credentials and the same key has run it, or may have.
+    /// Not run: a request with other credentials and the same key has run it, or may have run it.
     #[error("it belongs to a request with other credentials under the same key")]
     OtherCredentials,
-    /// Not run: it began before and may have run, and the policy says `after_crash = "reject"`.
+    /// Not run: an earlier attempt began it and may have run it, and the policy says `after_crash = "reject"`.
     #[error("it may have run before, and `after_crash = \"reject\"` forbids to run it again")]
     OutcomeUnknown,
     /// **Run**, and nothing is recorded: the result cannot be written as JSON, or cannot be read back.
     #[error("it ran, but its result does not survive JSON")]
     Unserialisable(#[source] serde_json::Error),
-    /// **Run**, in this attempt or in an earlier one, and the result is too large: as JSON it has more bytes than `max_body` of the handler's policy, or the store rejects it at
-    /// every try. Return less from the step, such as an id. If the step must run again, give it another name.
+    /// **Run**, in this attempt or in an earlier one, and the result is too large: as JSON it has more bytes than
+    /// `max_body` of the handler's policy, or the store rejects it at every try. Return less from the step, such as an
+    /// id. If the step must run again, give it another name.
     #[error(
         "it ran, but its result is larger than `max_body`, or too large for the store: let the step return less, and give it another name if it must run \
          again"
     )]
     TooLarge,
-    /// Not run: the recorded result has another type, because the program has changed. If the step must run again, give it
-    /// another name.
+    /// Not run: the recorded result has another type, because the program has changed. If the step must run again, give
+    /// it another name.
     #[error("the recorded result is not of this type: the code was changed since it was recorded")]
     WrongType(#[source] serde_json::Error),
 }
 
-/// In bytes; with the longest key beside it, all of it encoded, a record key still fits into every store's index.
+/// In bytes. A record key with such a name and the longest key, both encoded, still fits into the index of every store.
 pub(super) const LONGEST_NAME: usize = 255;
 
-/// What is no name may be as long as a request.
+/// Shortens a text that is too long for a name, because it may be as long as a request.
 fn shortened(name: &str) -> &str {
     let longest = LONGEST_NAME.min(name.len());
     let boundary = (0..=longest).rev().find(|&end| name.is_char_boundary(end));
@@ -140,7 +143,7 @@ impl StepError {
         rejections: Option<Arc<StepRejections>>,
     ) -> Self {
         let error = Self { step: shortened(step).into(), kind, registry_and_scope, audience, rejections };
-        // The handler may make a response of it that has nothing but its status.
+        // The handler may turn the error into a response that only keeps its status.
         error.is_answered_by(error.rejection().status());
         error
     }
@@ -151,22 +154,22 @@ impl StepError {
         }
     }
 
-    /// The scope of the claim, if there is one.
+    /// Returns the scope of the claim, if there is one.
     pub(crate) fn scope(&self) -> Option<&str> {
         self.registry_and_scope.as_ref().map(|(_, scope)| &**scope)
     }
 
-    /// The name of the step; the first 255 bytes of a longer one, which no step has.
+    /// Returns the name of the step. Of a name that is too long, only the first 255 bytes.
     pub fn step(&self) -> &str {
         &self.step
     }
 
-    /// What happened.
+    /// Returns what happened.
     pub fn kind(&self) -> &StepErrorKind {
         &self.kind
     }
 
-    /// The rejection for the client: `store_unavailable`, `claim_lost`, `key_reused`, `other_credentials` or
+    /// Returns the rejection for the client: `store_unavailable`, `claim_lost`, `key_reused`, `other_credentials` or
     /// `outcome_unknown`; `step_failed` if the program must be changed.
     pub fn rejection(&self) -> Rejection {
         match self.kind {

@@ -1,7 +1,7 @@
-//! Parts of a handler that run once for each record key: what each came to is recorded as it ends.
+//! Parts of a handler that run once for each record key. The result of each part is recorded when the part ends.
 //!
-//! A step's record is in the handler's store under [`RecordKey::step`](crate::RecordKey::step), and is made as a
-//! response's is: claimed, its lease renewed, completed.
+//! A step's record is in the handler's store under [`RecordKey::step`](crate::RecordKey::step). It is made like the
+//! record of a response: the step is claimed, its lease is renewed, and it is completed.
 //!
 //! ```text
 //! step ──claim──▶ recorded before: its result, the closure does not run

@@ -11,7 +11,7 @@ use crate::sync::{Mutex, lock};
 pub(crate) struct Names(Mutex<BTreeSet<Box<str>>>);
 
 impl Names {
-    /// Takes the name, until the guard is dropped or for good.
+    /// Takes the name. It is free again when the returned guard is dropped, unless it was taken for good.
     pub(crate) fn take(&self, name: &str) -> Result<TakenName<'_>, StepErrorKind> {
         if name.is_empty() || name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
             return Err(StepErrorKind::InvalidName);
@@ -27,7 +27,7 @@ impl Names {
     }
 }
 
-/// A name in use: free again when its step ends without a result.
+/// A name in use. It is free again if its step ends without a result.
 pub(crate) struct TakenName<'a> {
     names: &'a Names,
     name: Option<Box<str>>,
@@ -47,11 +47,12 @@ impl Drop for TakenName<'_> {
     }
 }
 
-/// Who takes a step.
+/// The owner of a step.
 pub(crate) struct Owner {
-    /// The number of its execution: two executions of one handler may be two parts of a batch.
+    /// The number of the owner's execution: two executions of one handler may be two parts of a batch.
     pub(crate) execution: u64,
-    /// Of the handlers between it and its claim, as other attempts know them. `None` for the handler that holds the claim.
+    /// The digest of the handlers between the owner and its claim, which is the same in other attempts. `None` for the
+    /// handler that holds the claim.
     pub(crate) digest: Option<Box<str>>,
 }
 
@@ -64,19 +65,19 @@ impl OwnerDigest {
         let digest = self.0.get_or_insert_default();
         for part in [name, place] {
             digest.update(part);
-            // Neither a name nor a path holds one.
+            // A name or a path contains no NUL.
             digest.update([0]);
         }
     }
 
-    /// In hexadecimal digits.
+    /// Returns the digest in hexadecimal digits.
     pub(crate) fn finish(self) -> Option<Box<str>> {
         let digest: [u8; 32] = self.0?.finalize().into();
         Some(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
-/// Which execution has taken which name first under one claim.
+/// For each name, the execution that took it first under one claim.
 #[derive(Default)]
 pub(crate) struct Owners(Mutex<BTreeMap<Box<str>, u64>>);
 

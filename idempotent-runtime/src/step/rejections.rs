@@ -4,8 +4,8 @@ use http::StatusCode;
 
 use crate::sync::{Mutex, lock};
 
-/// The statuses of these rejections. A handler may have turned a rejection into a bare status, so that nothing else of it is left
-/// in the response.
+/// The statuses of these rejections. A handler may have turned a rejection into a bare status, and then the response
+/// shows nothing else of it.
 #[derive(Default)]
 pub(crate) struct StepRejections(Mutex<Vec<StatusCode>>);
 

@@ -143,7 +143,7 @@ async fn plain(idempotency: Idempotency) -> Result<String, Response> {
     idempotency.step("charge", async || Ok::<_, Response>("plain".to_owned())).await
 }
 
-/// What the handler `H` says about the request.
+/// The handler `H`'s response to the request.
 struct Said<H>(String, PhantomData<H>);
 
 trait ForwardedTo: Send {

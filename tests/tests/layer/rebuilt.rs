@@ -188,7 +188,7 @@ async fn poll_for_bob(caller_is_named: bool, bob_has_key: bool, path: &str) -> (
         async move {
             let (done, answered) = oneshot::channel();
             let job: Job = (Box::pin(next.run(request)), done);
-            sender.send(job).await.expect("the leader is there");
+            sender.send(job).await.expect("the leader still runs");
             answered.await.expect("the leader answers")
         }
     };

@@ -135,7 +135,7 @@ async fn a_request_goes_on_when_its_client_leaves() {
     assert_eq!((replay.text(), runs.started()), ("charge 1", 1));
 }
 
-/// What a handler without the attribute learns about the layer's claim.
+/// A handler without the attribute gets the key and the attempt of the layer's claim.
 #[tokio::test]
 async fn a_plain_handler_learns_its_key() {
     let key = async |idempotency: Idempotency| format!("{:?} {}", idempotency.key(), idempotency.attempt());

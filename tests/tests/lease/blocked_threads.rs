@@ -1,4 +1,4 @@
-//! Leases are renewed whatever the application does to its threads and runtimes: a second process never gets a key whose
+//! Leases are renewed whatever the application does to its threads and runtimes: no second process gets a key while its
 //! handler runs.
 
 use std::future::pending;
@@ -24,7 +24,7 @@ use tower::ServiceExt as _;
 
 const LEASE: Duration = Duration::from_millis(300);
 
-/// What the handlers of all processes share.
+/// State that the handlers of all processes share.
 #[derive(Clone)]
 struct Effects {
     executions: Executions,
@@ -56,11 +56,11 @@ impl Thread {
         let mut state = self.state.lock().expect("no thread panics");
         state.has_begun = true;
         self.changed.notify_all();
-        // In the end it goes on by itself, so that a test that fails comes to its end.
+        // It continues by itself after some time, so that a failing test ends.
         let _ = self.changed.wait_timeout_while(state, 10 * LEASE, |state| !state.may_end).expect("no thread panics");
     }
 
-    /// The thread of the caller must be another one.
+    /// Resolves when the thread is blocked. It must not be the thread of the caller.
     async fn until_blocked(self: &Arc<Self>) {
         let thread = Arc::clone(self);
         let waiting = tokio::task::spawn_blocking(move || {
@@ -101,7 +101,7 @@ async fn blocks_long(State(effects): State<Effects>) -> &'static str {
     "blocked"
 }
 
-/// In the store that blocks its threads.
+/// Its records are in the store that blocks its threads.
 #[idempotent(scope = "elsewhere", lease = "300ms", store = "blocking")]
 async fn in_another_store(State(effects): State<Effects>) -> &'static str {
     effects.runs.run().await;
@@ -125,7 +125,7 @@ fn app(effects: &Effects, registry: &Registry) -> Router {
         .layer(registry.layer())
 }
 
-/// A runtime beside that of the test, which stays free. It does not wait for a thread that is blocked when it is dropped.
+/// A second runtime beside that of the test, which stays free. When dropped, it does not wait for a blocked thread.
 struct Beside(Option<Runtime>);
 
 impl Beside {
@@ -160,18 +160,18 @@ async fn serve_on(runtime: &Runtime, app: Router) -> Server {
     runtime.spawn(Server::start(app)).await.expect("the server starts")
 }
 
-/// Two connections that are open and idle, as a client's pool keeps them.
+/// Opens two connections and leaves them idle, as a client's pool does.
 async fn open_two_connections(server: &Server) {
     let ping = || answer(server.request(reqwest::Method::GET, "/ping"));
     join(ping(), ping()).await;
 }
 
-/// For as long as four leases, another process over the same store is told that these keys are in use.
+/// Checks for the length of four leases that another process over the same store is told that these keys are in use.
 async fn assert_in_use_elsewhere(elsewhere: &Server, effects: &Effects, keys: &[(&str, &str)]) {
     let begun = Instant::now();
     while begun.elapsed() < 4 * LEASE {
         for (path, key) in keys {
-            // A handler that runs is held, and so gives no answer.
+            // A handler that runs is held, so it does not answer.
             let answer = timeout(LEASE, elsewhere.post_with_key(path, key)).await;
             let answer = answer.unwrap_or_else(|_| panic!("{key} is executed again after {:?}", begun.elapsed()));
             assert_eq!(answer.rejection(), "in_flight", "{key} after {:?}", begun.elapsed());
@@ -181,7 +181,7 @@ async fn assert_in_use_elsewhere(elsewhere: &Server, effects: &Effects, keys: &[
     assert_eq!(effects.executions.repeated(), []);
 }
 
-/// A handler sleeps, another one blocks its thread, and both outlast their leases.
+/// One handler sleeps, another one blocks its thread, and both run for longer than their leases.
 async fn one_handler_blocks_while_another_sleeps(
     runtime: Beside,
     store: impl StoreAdmin,
@@ -194,8 +194,8 @@ async fn one_handler_blocks_while_another_sleeps(
 
     let sleeping = tokio::spawn(answer(server.post("/sleeps").header("idempotency-key", "asleep")));
     effects.runs.until_started(1).await;
-    // All workers must be asleep, which nothing shows: one that still looks for work would watch the clock from then on. The one
-    // that watches it gets the next request.
+    // All workers must be asleep, and nothing shows when they are. A worker that still looks for work would poll the
+    // timers from then on. The worker that polls the timers gets the next request.
     sleep(5 * LEASE / 6).await;
     let blocking = tokio::spawn(answer(server.post("/blocks").header("idempotency-key", "blocked")));
     effects.thread.until_blocked().await;
@@ -243,7 +243,7 @@ async fn blocked_worker_of_four_ends_no_lease_in_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_worker_of_two_ends_no_lease_in_postgres() {
     let database = PostgresServer::shared().await.database().await;
-    // The connections of the process whose thread is blocked are those of its own runtime.
+    // The process whose thread is blocked has its connections in its own runtime.
     let runtime = Beside::with_workers(2);
     let opening = runtime.spawn(async move { (PostgresStore::new(database.pool(4).await), database) });
     let (store, database) = opening.await.expect("the pool opens");
@@ -261,7 +261,7 @@ fn runtime_that_has_served(app: Router) -> Beside {
     runtime
 }
 
-/// What becomes of the runtime of the first claim, while a handler runs on another one.
+/// The runtime of the first claim ends or is no longer driven, while a handler runs on another runtime.
 async fn first_runtime_leaves(store: impl StoreAdmin, store_elsewhere: impl StoreAdmin, ends: bool) {
     let effects = Effects::new();
     let app_here = app(&effects, &Registry::new(store));
@@ -304,7 +304,7 @@ async fn first_runtime_that_has_ended_ends_no_lease_in_sqlite() {
     first_runtime_leaves(store.clone(), store, true).await;
 }
 
-/// The runtime of one core, on a thread of its own; it ends when the answer is dropped.
+/// A server whose runtime has one core and its own thread. The runtime ends when the returned sender is dropped.
 fn core(app: Router) -> (std::net::SocketAddr, tokio::sync::oneshot::Sender<()>) {
     let (listening, address) = std::sync::mpsc::channel();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
@@ -329,7 +329,7 @@ async fn one_core_blocks_while_another_sleeps(store: impl StoreAdmin, store_else
     };
     let elsewhere = Server::start(app(&effects, &Registry::new(store_elsewhere))).await;
 
-    // The core that blocks has claimed first.
+    // The core that blocks was the first to claim.
     assert_eq!(post(0, "/passes", "first").await.expect("it is answered").text(), "passed");
     let sleeping = post(1, "/sleeps", "asleep");
     effects.runs.until_started(1).await;
@@ -355,7 +355,7 @@ async fn blocked_core_ends_no_lease_of_any_core_in_sqlite() {
     one_core_blocks_while_another_sleeps(store.clone(), store).await;
 }
 
-/// A store in which the renewal of some keys goes wrong, by their names.
+/// A store in which the renewal of some keys fails, depending on their names.
 #[derive(Clone)]
 struct OneKeyHangs(MemoryStore, Arc<Thread>);
 
@@ -378,7 +378,7 @@ impl Wrapper for OneKeyHangs {
             self.1.block();
         }
         if key.as_str().contains("panics") {
-            // Without the hook, whose backtrace can block the thread, and so the renewals, for longer than the lease.
+            // Without the panic hook: its backtrace can block the thread, and so the renewals, for longer than a lease.
             resume_unwind(Box::new("a store of one's own may panic"));
         }
         self.0.renew(key, token, lease).await
@@ -411,7 +411,7 @@ async fn one_key_ends_no_lease_of_another(key: &'static str) {
     }
 }
 
-/// The renewal blocks a thread of the application, and the one that the library asks on when that does not answer.
+/// The renewal blocks a thread of the application, and then the thread on which the library retries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn store_that_blocks_threads_ends_no_lease_of_another() {
     let (effects, store, blocking) = (Effects::new(), MemoryStore::new(), OneKeyHangs::new());
@@ -432,7 +432,7 @@ async fn store_that_blocks_threads_ends_no_lease_of_another() {
     held.await.expect("it is answered");
 }
 
-/// A batch may take as long as its leases allow: those of a long lease must not hold up those of a short one.
+/// A batch may take as long as its leases allow. A batch of long leases must not delay a batch of short ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_core_with_a_long_lease_ends_no_short_lease() {
     let (effects, store) = (Effects::new(), MemoryStore::new());

@@ -1,4 +1,4 @@
-//! Leases, attempts, panics, and what a process that died leaves behind.
+//! Leases, attempts, panics, and the state that a dead process leaves in the store.
 
 use std::panic::panic_any;
 use std::sync::{Arc, Barrier};
@@ -42,7 +42,7 @@ async fn panics_in_its_second_attempt(idempotency: Idempotency) -> (StatusCode, 
     (StatusCode::CREATED, format!("attempt {}", idempotency.attempt()))
 }
 
-/// Three of these pass while a handler runs on: one is not enough to see that it is renewed.
+/// Three leases pass while a handler runs: one is not enough to see that the lease is renewed.
 const LEASE: Duration = Duration::from_millis(500);
 
 #[idempotent(scope = "short-lease", lease = "500ms")]
@@ -52,7 +52,7 @@ async fn with_short_lease(State(runs): State<Runs>) -> (StatusCode, String) {
 
 #[idempotent(scope = "blocks", lease = "500ms")]
 async fn blocks_its_thread(State(runs): State<Runs>, Extension(gate): Extension<Arc<Barrier>>) -> (StatusCode, String) {
-    // First of all, without a single `await`: the thread is taken from the moment at which the handler begins.
+    // This comes first, before any `await`: the thread is blocked from the moment at which the handler begins.
     gate.wait();
     (StatusCode::CREATED, format!("charge {}", runs.run().await))
 }
@@ -78,7 +78,7 @@ async fn panics_in_its_body(State(runs): State<Runs>) -> ([(HeaderName, usize); 
         assert!(run > 1, "the body of run {run} panics");
         Ok::<_, std::io::Error>(format!("run {run}"))
     }));
-    // One of unknown length is sent while it is recorded.
+    // With a length, because a body of unknown length would be sent while it is recorded.
     ([(header::CONTENT_LENGTH, "run 1".len())], body)
 }
 
@@ -110,8 +110,8 @@ async fn rerun_after_a_crash_is_the_next_attempt() {
     assert!(server.post_with_key("/reruns", "k").await.is_replay());
 }
 
-/// The first attempt may have charged the card: one that only asks the card network when it is not the first must not be
-/// told that it is.
+/// The first attempt may have charged the card. A handler that asks the card network only after the first attempt must
+/// never be told again that this is the first.
 #[tokio::test]
 async fn attempt_failed_after_a_crash_still_counts() {
     for (path, scope, status) in [
@@ -163,7 +163,7 @@ async fn a_waiter_of_a_dead_process_is_told_and_its_retry_executes() {
     assert_eq!(server.post_with_key("/waits", "k").await.text(), "attempt 2");
 }
 
-/// Duplicates are rejected over three lengths of the lease, so the claim is renewed.
+/// Checks that duplicates are rejected for the length of three leases, so the claim is renewed.
 async fn assert_stays_in_flight(server: &Server, path: &str) {
     let begun = std::time::Instant::now();
     eventually(

@@ -1,5 +1,6 @@
-//! The store forgets the claim of a handler that runs: its ttl expires, an operator purges it, or the store fails for longer than
-//! that. The key stays claimed in the handler's process, and its response is recorded unless another process took the key.
+//! The store forgets the claim of a running handler: its ttl expires, an operator purges it, or the store fails for
+//! longer than the ttl. The key stays claimed in the handler's process, and its response is recorded unless another
+//! process took the key.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::short_leases::{begin, end, key, purge, rejection, serve, serve_within, state};
 
-/// Two processes with one store; a handler runs in the first one.
+/// Starts two processes with one store. A handler runs in the first one.
 async fn two_processes() -> (Runs, FaultyStore, [Server; 2], JoinHandle<Answer>) {
     let (runs, store) = (Runs::held(), FaultyStore::new());
     let servers = [serve(&runs, &store).await, serve(&runs, &store).await];
@@ -126,7 +127,7 @@ async fn a_key_reused_after_a_purge_stays_with_its_first_request() {
     purge(&store, "purged").await;
     assert_eq!(rejection(&server, "/purged", "ham", &runs).await, "key_reused");
 
-    // The store knows the key as that of the handler's own request again.
+    // In the store, the key belongs to the request of the handler again.
     let tea_elsewhere = async || rejection(&another_process, "/purged", "tea", &runs).await;
     eventually(tea_elsewhere, |rejection| rejection == "in_flight").await;
     assert_eq!(rejection(&another_process, "/purged", "ham", &runs).await, "key_reused");
@@ -154,7 +155,7 @@ async fn a_purged_key_that_another_process_took_is_lost() {
     }
 }
 
-/// A handler runs whose claim is forgotten, and a duplicate in its process has got the key without knowing it yet.
+/// The claim of a running handler is forgotten, and a duplicate in its process has got the key without knowing it yet.
 async fn forgotten_and_taken(scope: &str, other: &'static str) -> (Runs, FaultyStore, Server, [JoinHandle<Answer>; 2]) {
     let (runs, store, path) = (Runs::held(), FaultyStore::new(), format!("/{scope}"));
     let server = serve_within(Duration::from_secs(10), &runs, &store).await;
@@ -212,7 +213,7 @@ async fn a_renewal_after_a_lost_end_leaves_no_claim() {
     eventually(async || store.claims(), |more| *more > claims).await;
     store.on_claim(Fault::None);
 
-    // Another process gets the key, and frees it after the end.
+    // Another process gets the key, and releases it after the handler's end.
     let other = claim_request();
     store.inner().claim(&key("purged"), other).await.expect("the store answers");
     runs.let_finish(1);

@@ -1,4 +1,4 @@
-//! A lease that expires while its handler still runs: its process knows better than the store what becomes of the key.
+//! A lease expires while its handler still runs: its process knows better than the store whether the key is in use.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn at_most_once(State(runs): State<Runs>, body: String) -> Charged {
     (StatusCode::CREATED, format!("{body} {}", runs.run().await))
 }
 
-/// One process.
+/// Starts one process.
 async fn serve(runs: &Runs, store: &FaultyStore) -> Server {
     let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(100)).build();
     let app = Router::new()
@@ -40,7 +40,7 @@ async fn serve(runs: &Runs, store: &FaultyStore) -> Server {
     Server::start(app.with_state(runs.clone()).layer(registry.layer())).await
 }
 
-/// A request that is under way.
+/// Sends a request without waiting for its response.
 fn begin(server: &Server, path: &str, body: &'static str) -> JoinHandle<Answer> {
     tokio::spawn(answer(server.post(path).header("idempotency-key", "k").body(body)))
 }
@@ -54,7 +54,7 @@ async fn state(store: &FaultyStore, scope: &str) -> Option<EntryState> {
     entry.map(|entry| entry.state)
 }
 
-/// Until the key has been claimed so many times.
+/// Waits until the key has been claimed this many times.
 async fn until_claimed(store: &FaultyStore, scope: &str, times: u32) {
     let attempt = async || match state(store, scope).await {
         Some(EntryState::Claimed { attempt, .. }) => attempt,
@@ -63,7 +63,7 @@ async fn until_claimed(store: &FaultyStore, scope: &str, times: u32) {
     eventually(attempt, |attempt| *attempt >= times).await;
 }
 
-/// Until its lease has expired: a request that comes now does not wait for it.
+/// Waits until the lease has expired: a request that arrives now does not wait for it.
 async fn until_lapsed(store: &FaultyStore, scope: &str) {
     let lapsed = async || matches!(state(store, scope).await, Some(EntryState::Claimed { lease: None, .. }));
     eventually(lapsed, |lapsed| *lapsed).await;
@@ -138,7 +138,7 @@ async fn repeated_release_hides_no_attempt_of_another_process() {
     store.on_renew(Fault::Unreachable);
     runs.let_finish(1);
     assert_eq!(end(begin(&server, "/fails-first", "")).await.status, StatusCode::INTERNAL_SERVER_ERROR);
-    // It executes, and is cut off from the store.
+    // The other process executes the request, and is cut off from the store.
     until_lapsed(&store, "fails-first").await;
     let cut_off = begin(&another_process, "/fails-first", "");
     runs.until_started(2).await;
@@ -155,7 +155,7 @@ async fn repeated_release_hides_no_attempt_of_another_process() {
     end(cut_off).await;
 }
 
-/// The renewer looks at one of the leases first: which one is a matter of milliseconds.
+/// Milliseconds decide which of the leases the renewer handles first, so several run at once.
 #[tokio::test]
 async fn no_claim_goes_to_a_release_that_was_before_it() {
     join_all((0..8).map(|_| release_whose_answer_is_lost())).await;

@@ -1,4 +1,4 @@
-//! The line to the store is cut until the lease expires: the response is late, and the key has one success.
+//! The connection to the store is cut until the lease expires: the response is late, and the key has one success.
 
 use axum::http::StatusCode;
 use idempotent_runtime::store::{EntryState, MemoryStore};
@@ -6,7 +6,7 @@ use idempotent_tests::{Fault, FaultyStore, Logs, Runs, Server, eventually};
 
 use super::short_leases::{begin, end, rejection, serve, state};
 
-/// Two processes, each with a line of its own to the same store.
+/// Starts two processes, each with its own connection to the same store.
 async fn two_lines(runs: &Runs) -> ([FaultyStore; 2], [Server; 2]) {
     let memory = MemoryStore::new();
     let stores = [FaultyStore::around(memory.clone()), FaultyStore::around(memory)];
@@ -83,7 +83,8 @@ async fn a_response_after_its_lease_is_recorded_for_the_retry() {
     }
 }
 
-/// The line to the store is cut before the record, and the client gets its response while the lease lasts, which then ends.
+/// The connection to the store is cut before the response is recorded. The client gets the response before the lease
+/// ends. Returns after the end of the lease.
 async fn sent_before_the_lease_was_over(runs: &Runs, scope: &str) -> ([FaultyStore; 2], [Server; 2]) {
     let (stores, [cut_off, other]) = two_lines(runs).await;
     let first = begin(&cut_off, &format!("/{scope}"), "tea");

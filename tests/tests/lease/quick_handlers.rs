@@ -22,13 +22,13 @@ async fn quick() -> StatusCode {
     StatusCode::CREATED
 }
 
-/// How often each other thread of this process has slept so far, by its name.
+/// Returns how often each other thread of this process has slept so far, by its name.
 fn sleeps_of_other_threads() -> BTreeMap<String, usize> {
     let own = fs::read_link("/proc/thread-self").expect("this thread");
     let mut sleeps = BTreeMap::new();
     for task in fs::read_dir("/proc/self/task").expect("the threads of this process") {
         let path = task.expect("a thread").path();
-        // A thread may have ended since.
+        // A thread may have ended since the list was read.
         let Ok(status) = fs::read_to_string(path.join("status")) else { continue };
         if path.file_name() != own.file_name() {
             let value =

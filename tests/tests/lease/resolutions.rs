@@ -1,4 +1,4 @@
-//! An operator settles what is unknown: retries get the operator's response, or the handler runs once more.
+//! An operator resolves unknown outcomes: retries get the operator's response, or the handler runs once more.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// It panics in its first run alone.
+/// It panics only in its first run.
 #[idempotent(scope = "resolved-transfers", ttl = "7d", after_crash = "reject")]
 async fn transfer(State(runs): State<Runs>, body: String) -> (StatusCode, String) {
     let run = runs.run().await;
@@ -97,7 +97,7 @@ fn assert_replays(replay: &Answer, id: &str) {
     assert!(replay.headers["x-transfer"] == id && replay.headers["content-type"] == "text/plain");
 }
 
-/// Two processes, in one of which the transfer `k` was cut off.
+/// Starts two processes. In one of them, the transfer `k` was cut off.
 async fn cut_off(store: &(impl StoreAdmin + Clone), runs: &Runs) -> ([Process; 2], Entry) {
     let processes =
         [Process::start(cached(store.clone()), runs).await, Process::start(cached(store.clone()), runs).await];
@@ -159,7 +159,7 @@ async fn of_two_operators_one_wins(store: &(impl StoreAdmin + Clone)) {
     assert_eq!(runs.started(), 1);
 }
 
-/// Its lease had expired when the operator looked, and is renewed when the operator has decided.
+/// The lease has expired when the operator looks, and is renewed before the operator's decision arrives.
 async fn a_claim_that_came_back_is_not_touched(store: &(impl StoreAdmin + Clone)) {
     let runs = Runs::held();
     let process = Process::start(cached(store.clone()), &runs).await;
@@ -282,7 +282,7 @@ async fn a_step_is_resolved_by_its_own_key() {
     assert_eq!(runs.started(), 1);
 }
 
-/// It has no row that says so: it holds a lock, and its record meets that of the operator.
+/// No row shows that the transaction runs: it holds a lock, and its record conflicts with that of the operator.
 #[tokio::test]
 async fn a_transaction_on_a_resolved_claim_is_rolled_back() {
     let database = idempotent_tests::postgres::PostgresServer::shared().await.database().await;

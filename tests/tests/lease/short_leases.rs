@@ -33,7 +33,7 @@ async fn outage(State(runs): State<Runs>, idempotency: Idempotency, body: String
 #[idempotent(scope = "forgotten-blocks", ttl = "1s", lease = "1s")]
 async fn blocks(State(runs): State<Runs>, idempotency: Idempotency, body: String) -> Charged {
     let charged = charge(&runs, &idempotency, &body).await;
-    // For longer than the claim is remembered.
+    // The claim is forgotten before this ends.
     std::thread::sleep(Duration::from_millis(2_200));
     charged
 }
@@ -80,7 +80,7 @@ async fn in_transaction(_tx: Tx<Sqlite>, State(runs): State<Runs>) {
     runs.run().await;
 }
 
-/// One process.
+/// Starts one process.
 pub(super) async fn serve(runs: &Runs, store: &FaultyStore<impl StoreAdmin>) -> Server {
     serve_within(Duration::from_millis(100), runs, store).await
 }
@@ -102,7 +102,7 @@ pub(super) async fn serve_within(limit: Duration, runs: &Runs, store: &FaultySto
     Server::start(app.with_state(runs.clone()).layer(registry.layer()).layer(CatchPanicLayer::new())).await
 }
 
-/// A request that is under way.
+/// Sends a request without waiting for its response.
 pub(super) fn begin(server: &Server, path: &str, body: &'static str) -> JoinHandle<Answer> {
     tokio::spawn(answer(server.post(path).header("idempotency-key", "k").body(body)))
 }
@@ -111,7 +111,7 @@ pub(super) async fn end(request: JoinHandle<Answer>) -> Answer {
     request.await.expect("the request runs")
 }
 
-/// What a second request gets that must not be executed.
+/// Returns the rejection of a second request, which must not be executed.
 pub(super) async fn rejection(server: &Server, path: &str, body: &'static str, runs: &Runs) -> String {
     let before = runs.started();
     tokio::select! {

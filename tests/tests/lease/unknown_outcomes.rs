@@ -1,4 +1,4 @@
-//! An outcome that is unknown stays unknown until it is purged, in every store, however much time passes.
+//! An unknown outcome stays unknown until it is purged, in every store, however much time passes.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn serve(runs: &Runs, store: &(impl StoreAdmin + Clone)) -> Server {
     Server::start(app).await
 }
 
-/// Until a claim that began now would have expired.
+/// Waits until a claim that began now would have expired.
 async fn until_the_ttl_is_over(store: &impl StoreAdmin) {
     let key = RecordKey::new("expires", None, &format!("{:x}", Token::unique().as_u128()));
     let request = claim_request().with_lease(TTL / 2).with_ttl(TTL).with_after_crash(AfterCrash::Rerun);
@@ -70,7 +70,7 @@ async fn a_panic_is_never_run_again(store: &(impl StoreAdmin + Clone)) {
     assert!(store.purge(&RecordKey::new("panics-for-good", None, "k")).await.expect("the store answers"));
 }
 
-/// The claim was made while the handler was still `after_crash = "rerun"`, and would expire by itself.
+/// The claim was made while the handler had `after_crash = "rerun"`, and would expire by itself.
 async fn what_was_rejected_once_stays_rejected(store: &(impl StoreAdmin + Clone)) {
     let runs = Runs::free();
     let server = serve(&runs, store).await;
@@ -115,12 +115,12 @@ in_every_store! {
     redis_cluster: without_more(stores::redis_cluster()),
 }
 
-/// Each comes with what must outlive it.
+/// Each store comes with a value that must live longer than the store. Here there is none.
 async fn without_more<S>(store: impl Future<Output = S>) -> (S, ()) {
     (store.await, ())
 }
 
-/// The set of claims that never expire has no name of one that has ended, whichever server of a Cluster has which key.
+/// The set of claims that never expire keeps no claim that has ended, whichever server of a Cluster has which key.
 async fn leaves_no_name_behind(store: RedisStore, members: impl AsyncFn() -> usize) {
     let key = |number: usize| RecordKey::new("indexed", None, &number.to_string());
     let reject = || claim_request().with_after_crash(AfterCrash::Reject);
@@ -157,7 +157,7 @@ async fn the_set_of_a_cluster_forgets_what_has_ended() {
     let members = async || {
         let mut members = 0;
         for master in cluster.masters() {
-            // Those that do not have it answer with an address, not with a number.
+            // Servers that do not have the set answer with an address and not with a number.
             let mut connection = master.connection().await;
             let counted =
                 ::redis::cmd("SCARD").arg(format!("{prefix}unknown_outcomes")).query_async(&mut connection).await;
