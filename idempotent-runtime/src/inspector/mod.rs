@@ -24,8 +24,8 @@
 //!     StatusCode::CREATED
 //! }
 //!
-//! /// Your authentication. It names the operator, for the audit too.
 //! /// Your authentication. It names the operator, also for the audit events.
+//! async fn operators_only(mut request: Request, next: Next) -> Result<Response, StatusCode> {
 //!     let authorization = request.headers().get("authorization").ok_or(StatusCode::UNAUTHORIZED)?;
 //!     if authorization != "Bearer of-alice-the-operator" {
 //!         return Err(StatusCode::FORBIDDEN);

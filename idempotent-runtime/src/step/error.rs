@@ -17,8 +17,8 @@ use crate::store::error::StoreError;
 
 /// Why [`Idempotency::step`](crate::Idempotency::step) has no result, although its closure returned no error.
 ///
-/// Implement `From<StepError>` for the handler's error type, so that `?` works. `anyhow::Error`, `Box<dyn Error + Send
-/// + Sync>`, [`StatusCode`] and [`Response`] work already. As a response it is [`StepError::rejection`], rendered as
+/// Implement `From<StepError>` for the handler's error type, so that `?` works. `anyhow::Error`,
+/// `Box<dyn Error + Send + Sync>`, [`StatusCode`] and [`Response`] work already. As a response it is [`StepError::rejection`], rendered as
 /// the registry renders rejections. As a [`StatusCode`] it is the status alone: the client gets no `code` and no
 /// `Retry-After`. Such a response is never recorded, whatever the policy says of its status: a response with that
 /// status, in the same attempt, counts as the rejection.

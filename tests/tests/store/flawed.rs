@@ -116,6 +116,20 @@ impl Flawed {
         request.token
     }
 
+    fn spoil_answer(&self, claim: &mut Claim, request: &ClaimRequest) {
+        match claim {
+            Claim::InFlight { .. } if self.has(Flaw::ClaimsAlways) => *claim = Claim::Acquired { attempt: 1 },
+            Claim::Acquired { attempt } if self.has(Flaw::ForgetsAttempts) => *attempt = 1,
+            Claim::Acquired { attempt }
+                if self.has(Flaw::KeepsAttemptsAfterRelease) && request.fingerprint.as_bytes()[0] == 2 =>
+            {
+                *attempt += 2;
+            }
+            Claim::Completed(record) => self.spoil(record),
+            _ => {}
+        }
+    }
+
     fn spoil(&self, record: &mut Record) {
         if self.has(Flaw::LosesHeaderOrder) {
             record.headers.reverse();
@@ -191,17 +205,7 @@ impl Store for Flawed {
         {
             self.forget_what_was_given_back(&key);
         }
-        match &mut claim {
-            Claim::InFlight { .. } if self.has(Flaw::ClaimsAlways) => claim = Claim::Acquired { attempt: 1 },
-            Claim::Acquired { attempt } if self.has(Flaw::ForgetsAttempts) => *attempt = 1,
-            Claim::Acquired { attempt }
-                if self.has(Flaw::KeepsAttemptsAfterRelease) && request.fingerprint.as_bytes()[0] == 2 =>
-            {
-                *attempt += 2;
-            }
-            Claim::Completed(record) => self.spoil(record),
-            _ => {}
-        }
+        self.spoil_answer(&mut claim, &request);
         Ok(claim)
     }
 

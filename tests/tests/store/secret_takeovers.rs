@@ -61,7 +61,7 @@ async fn serve(registry: RegistryBuilder, runs: &Runs) -> Server {
 
 /// The claim is of a process that sealed nothing. The last process accepts only what was made with the secret.
 async fn claim_that_crashed_twice_is_taken_over(store: impl StoreAdmin + Clone) {
-    let (key, token) = leave_a_claim(&store, "secret-takeovers", Duration::from_secs(60)).await;
+    let (key, token) = leave_a_claim(&store, "secret-takeovers", Duration::from_mins(1)).await;
     assert_eq!(store.renew(&key, token, Duration::ZERO).await.expect("the store answers"), Held::Yes);
     let sealed = || Registry::builder(store.clone()).seal_with(sealing_key(1));
     let (crashing, runs) = (Runs::held(), Runs::free());

@@ -12,6 +12,7 @@ use sqlx::Sqlite;
 
 use crate::inspector::shop::Shop;
 
+#[allow(dead_code, reason = "the inspector tells its policy, and no route serves it")]
 #[idempotent(scope = "told-arguments", shared_scope, isolation = "serializable")]
 async fn told(_tx: Tx<Sqlite>) -> StatusCode {
     StatusCode::CREATED
