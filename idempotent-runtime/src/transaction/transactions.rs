@@ -30,6 +30,7 @@ pub(crate) struct TxClaimRequest<'a> {
     pub(crate) request: ClaimRequest,
     pub(crate) isolation: Option<Isolation>,
     /// Recorded if the handler commits the transaction itself.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only PostgreSQL records it"))]
     pub(crate) without_response: Record,
 }
 

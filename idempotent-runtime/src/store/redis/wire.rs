@@ -50,6 +50,7 @@ impl Way {
     }
 
     /// Where the next connection would lead.
+    #[cfg_attr(not(feature = "redis-sentinel"), allow(clippy::unused_async, reason = "only Sentinels are asked"))]
     pub(super) async fn address(&self) -> RedisResult<ConnectionAddr> {
         match self {
             Self::Server(server) => Ok(server.0.get_connection_info().addr().clone()),
