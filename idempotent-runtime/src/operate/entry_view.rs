@@ -28,7 +28,8 @@ pub enum State {
     InFlight,
     /// A response is recorded.
     Completed,
-    /// The handler's response was too large to record. A retry is rejected.
+    /// The handler ran, but its response could not be recorded. A retry is rejected: see
+    /// [`Rejection::ResponseNotRecorded`](crate::Rejection::ResponseNotRecorded).
     ResponseNotRecorded,
 }
 

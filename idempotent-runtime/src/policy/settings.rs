@@ -7,8 +7,8 @@ use crate::policy::values::{
     OnStoreError, Oversize, Stream,
 };
 
-/// One field for each argument of the attribute. The attribute sets the fields of its arguments and leaves the defaults
-/// in the others.
+/// A field for each argument of the attribute that is part of the policy, and whether the scope is the default one. The
+/// attribute sets the fields of its arguments and leaves the defaults in the others.
 #[doc(hidden)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
 #[derive(Clone, Copy, Debug)]

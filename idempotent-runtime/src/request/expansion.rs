@@ -137,7 +137,7 @@ pub fn never<T>() -> T {
     unreachable!("its call is behind a condition that is never true")
 }
 
-/// Like [`never`], for a body that is still being typed, which has no value yet. Both names have the same length: an
+/// Like [`never()`], for a body that is still being typed, which has no value yet. Both names have the same length: an
 /// editor completes only if the body is at the same position in both expansions.
 pub fn typed<T>() -> ! {
     unreachable!("a body that is being typed does not compile")

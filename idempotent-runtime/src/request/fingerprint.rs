@@ -1,4 +1,4 @@
-//! What a request asks for, and all that its claim takes; or the answer of a request that claims nothing.
+//! Computes the fingerprint of a request and collects the arguments of its claim, or answers the request.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::request::keyed_request::KeyedRequest;
 use crate::request::response_mark::of_second_run;
 use crate::store::claim::{ClaimRequest, Token};
 
-/// What a request with a key comes to before its store is asked.
+/// The result of this stage.
 #[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
 pub(super) enum Prepared {
     Claim(KeyedRequest),
@@ -31,7 +31,7 @@ pub(super) enum Prepared {
     Answer(Response),
 }
 
-/// All that a claim takes, or what comes of the request without one.
+/// Returns the arguments of the claim, or the answer.
 pub(super) fn prepare(request: IdentifiedRequest) -> Prepared {
     let IdentifiedRequest { admission, key, identity, claim_input } = request;
     let caller = identity.caller.as_deref();

@@ -34,7 +34,7 @@ pub(super) struct KeyedRequest {
     pub(super) fingerprints: Fingerprints,
     /// True if a caller is named, so that credentials are not part of the fingerprint.
     pub(super) is_partitioned: bool,
-    /// The token that a drain waits for. Given up when the request begins to wait for another request.
+    /// The token that a drain waits for. Dropped when the request begins to wait for another request.
     pub(super) running: Option<TaskTrackerToken>,
     pub(super) permits: Permits,
     /// The rejection if the request cannot run. Its key may have a response nevertheless.

@@ -7,12 +7,12 @@
 //!     │         a crash leaves nothing
 //!     ▼
 //!  identify     takes key and caller, and digests the value of `fingerprint = expr`, from the policy's expressions:
-//!     │         key_expression, caller_expression; a request without a key leaves the pipeline here: it runs
-//!     │         unguarded, or in its transaction
+//!     │         key_expression, caller_expression; hands over an admission and an identity; a request without a key
+//!     │         leaves the pipeline here: it runs unguarded, or in its transaction
 //!     │         a crash leaves nothing
 //!     ▼
-//!  fingerprint  joins the digests of the request: identity; finds its store and its permits: keyed_request; rejects a
-//!     │         request that cannot claim: admission; a request under another guard's claim runs without its own
+//!  fingerprint  joins the digests of the request, finds its store and its permits: the result is a keyed_request;
+//!     │         rejects a request that cannot claim; a request under another guard's claim runs without its own
 //!     │         claim: covered_run
 //!     │         a crash leaves nothing
 //!     ▼
@@ -22,9 +22,8 @@
 //!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease has expired;
 //!     │         under `after_crash = "reject"` an operator resolves it
 //!     ▼
-//!  run          handler_run says how the handler may run, guarded_run is its state; extracts the arguments after the
-//!     │         claim: deferred; polls the handler; completion polls it in place, and spawns it if its client
-//!     │         disconnects
+//!  run          handler_run says how the handler may run, or begins its transaction; guarded_run is its state;
+//!     │         extracts the arguments after the claim: deferred; polls the handler
 //!     │         a crash leaves a claim under which something may have run: attempt + 1, or `outcome_unknown`;
 //!     │         a transaction leaves nothing
 //!     ▼
@@ -36,8 +35,9 @@
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!
-//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles. [`expansion`]
-//! contains the functions that the attribute calls around a handler's body.
+//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles. Up to the claim, a
+//! [`Gate`](identify::Gate) carries the request. [`completion`] polls that future in place, and spawns it if its client
+//! disconnects. [`expansion`] contains the functions that the attribute calls around a handler's body.
 //!
 //! # What the stages share
 //!

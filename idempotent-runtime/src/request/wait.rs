@@ -63,7 +63,7 @@ impl KeyedRequest {
     }
 }
 
-/// All that it takes to look.
+/// The data that a look at the store needs.
 #[derive(Clone)]
 pub(super) struct Watch {
     pub(super) policy: PolicyHandle,

@@ -123,7 +123,7 @@ impl WaitingLine {
 
     /// Whether the store has answered a call while one waits that began then, or for as long as one may take.
     pub(super) fn is_moving(&self, begun: Instant) -> bool {
-        // A process that stands still for a while sees an answer later than it came.
+        // A process that was paused sees an answer later than it came.
         let is_recent = |answered_at: Instant| answered_at >= begun || answered_at.elapsed() < self.limit;
         lock(&self.answered_at).is_some_and(is_recent)
     }

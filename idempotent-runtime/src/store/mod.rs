@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `MemoryStore` | tests, one process | in-process, bounded by bytes |
 //! | `SqliteStore` | one machine; survives a restart | SQLite in WAL mode, group commit |
-//! | `RedisStore` | many processes | Redis or Valkey 6.2 or newer, Cluster included; one script for each operation |
+//! | `RedisStore` | many processes | Redis 6.2 or Valkey 7.2, or newer; Cluster included; one script for each operation |
 //! | `PostgresStore` | many processes | PostgreSQL 13 or newer; takes the application's pool |
 //!
 //! A store of your own implements [`Store`] and passes [`testing::conformance`](crate::testing::conformance) (feature

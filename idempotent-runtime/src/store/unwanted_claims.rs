@@ -59,7 +59,7 @@ impl Unwanted {
             // A release keeps the claim from arriving.
             Ok(Held::No) => self.is_released || self.arrives_until.is_over(),
             Err(_) => {
-                // A store that stands still takes what was sent to it when it goes on.
+                // A store that is paused executes what was sent to it when it continues.
                 self.arrives_until = Deadline::after(self.arrives_within);
                 self.tried_until.is_over()
             }
