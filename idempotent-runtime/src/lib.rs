@@ -166,9 +166,9 @@ pub mod __private {
     #[cfg(feature = "utoipa")]
     pub use crate::openapi::utoipa::operation;
     pub use crate::policy::Policy;
+    pub use crate::policy::Settings;
     pub use crate::policy::constants::{constant_lease, constant_scope, constant_store, constant_ttl, constant_wait};
     pub use crate::policy::registration::Registration;
-    pub use crate::policy::settings::Settings;
     pub use crate::policy::values::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource, Methods,
         OnStoreError, Oversize, Stream,

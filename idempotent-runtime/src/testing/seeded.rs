@@ -10,9 +10,8 @@ use tokio::sync::Mutex;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
-use crate::policy::settings::Settings;
+use crate::policy::{Policy, Settings};
 use crate::record::headers::Length;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
