@@ -10,23 +10,53 @@ use crate::store::claim::{Claim, ClaimRequest, Token};
 #[non_exhaustive]
 pub enum StoredState {
     /// A claim.
-    Claimed {
-        /// The fingerprint of its request.
-        fingerprint: Fingerprint,
-        /// The token of its holder.
-        token: Token,
-        /// 1 for the first claim of the key.
-        attempt: u32,
-        /// Whether its lease has not expired.
-        leased: bool,
-        /// Whether the claim itself expires; one that was made under [`AfterCrash::Reject`] does not.
-        expires: bool,
-    },
+    Claimed(ExistingClaim),
     /// A record.
     Completed(Record),
 }
 
-/// The answer to a claim, or how to store it.
+/// The claim that a key already has, for [`decide`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExistingClaim {
+    pub(crate) token: Token,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) attempt: u32,
+    pub(crate) leased: bool,
+    pub(crate) expires: bool,
+}
+
+impl ExistingClaim {
+    /// Describes the first claim of a key, by the token of its holder and the fingerprint of its request. Its lease has
+    /// not expired, and the claim itself expires.
+    #[must_use]
+    pub const fn new(token: Token, fingerprint: Fingerprint) -> Self {
+        Self { token, fingerprint, attempt: 1, leased: true, expires: true }
+    }
+
+    /// Sets the number of the attempt; 1 is the first claim of the key.
+    #[must_use]
+    pub const fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Sets whether the lease is still valid.
+    #[must_use]
+    pub const fn with_lease(mut self, leased: bool) -> Self {
+        self.leased = leased;
+        self
+    }
+
+    /// Sets whether the claim itself expires. A claim that was made under [`AfterCrash::Reject`] does not.
+    #[must_use]
+    pub const fn with_expiry(mut self, expires: bool) -> Self {
+        self.expires = expires;
+        self
+    }
+}
+
+/// The answer to a claim, or how to store it. It is not `#[non_exhaustive]`, because a store must act on each of them: a
+/// store that did not know one could not keep the promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the store must answer or write as it says"]
 pub enum Decision {
@@ -55,14 +85,14 @@ pub enum Decision {
 ///
 /// ```
 /// use idempotent_runtime::Fingerprint;
-/// use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Decision, StoredState, Token, decide};
+/// use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, Decision, ExistingClaim, StoredState, Token, decide};
 ///
 /// let fingerprint = Fingerprint::from_bytes([7; 32]);
 /// let request = ClaimRequest::new(Token::unique(), fingerprint);
 /// assert_eq!(decide(None, &request), Decision::Take { attempt: 1 });
 ///
 /// let token = Token::unique();
-/// let claimed = |leased| StoredState::Claimed { fingerprint, token, attempt: 1, leased, expires: true };
+/// let claimed = |leased| StoredState::Claimed(ExistingClaim::new(token, fingerprint).with_lease(leased));
 /// assert_eq!(decide(Some(claimed(true)), &request), Decision::Answer(Claim::InFlight { fingerprint }));
 /// assert_eq!(decide(Some(claimed(false)), &request), Decision::Take { attempt: 2 });
 ///
@@ -70,16 +100,23 @@ pub enum Decision {
 /// assert_eq!(decide(Some(claimed(false)), &never_again), Decision::Keep { token, fingerprint });
 /// ```
 pub fn decide(existing: Option<StoredState>, request: &ClaimRequest) -> Decision {
-    let Some(existing) = existing else { return Decision::Take { attempt: 1 } };
-    Decision::Answer(match existing {
-        StoredState::Completed(record) => Claim::Completed(record),
-        StoredState::Claimed { token, attempt, .. } if token == request.token => Claim::Acquired { attempt },
-        StoredState::Claimed { fingerprint, leased: true, .. } => Claim::InFlight { fingerprint },
-        StoredState::Claimed { fingerprint, .. } if !request.is_same_as(fingerprint) => Claim::Lapsed { fingerprint },
-        StoredState::Claimed { attempt, .. } if request.after_crash == AfterCrash::Rerun => {
-            return Decision::Take { attempt: attempt.saturating_add(1) };
-        }
-        StoredState::Claimed { fingerprint, token, expires: true, .. } => return Decision::Keep { token, fingerprint },
-        StoredState::Claimed { fingerprint, .. } => Claim::Lapsed { fingerprint },
-    })
+    let existing = match existing {
+        None => return Decision::Take { attempt: 1 },
+        Some(StoredState::Completed(record)) => return Decision::Answer(Claim::Completed(record)),
+        Some(StoredState::Claimed(existing)) => existing,
+    };
+    let ExistingClaim { token, fingerprint, attempt, leased, expires } = existing;
+    if token == request.token {
+        Decision::Answer(Claim::Acquired { attempt })
+    } else if leased {
+        Decision::Answer(Claim::InFlight { fingerprint })
+    } else if !request.is_same_as(fingerprint) {
+        Decision::Answer(Claim::Lapsed { fingerprint })
+    } else if request.after_crash == AfterCrash::Rerun {
+        Decision::Take { attempt: attempt.saturating_add(1) }
+    } else if expires {
+        Decision::Keep { token, fingerprint }
+    } else {
+        Decision::Answer(Claim::Lapsed { fingerprint })
+    }
 }

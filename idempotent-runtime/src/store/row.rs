@@ -13,7 +13,7 @@ use crate::key::RecordKey;
 use crate::record::HeadersText;
 use crate::record::Record;
 use crate::store::claim::{Held, Token};
-use crate::store::claim_decision::StoredState;
+use crate::store::claim_decision::{ExistingClaim, StoredState};
 use crate::store::columns::{time_of, token_in};
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
@@ -90,13 +90,13 @@ impl StoredState {
     pub(crate) fn from_row(row: &impl Columns) -> Result<Self, StoreError> {
         let fingerprint = fingerprint(row)?;
         match state(row)? {
-            State::Claimed => Ok(Self::Claimed {
-                fingerprint,
+            State::Claimed => Ok(Self::Claimed(ExistingClaim {
                 token: token(row)?,
+                fingerprint,
                 attempt: number(row, "attempt")?,
                 leased: present(row, "leased", row.flag("leased")?)?,
                 expires: present(row, "expires", row.flag("expires")?)?,
-            }),
+            })),
             State::Completed => {
                 // The parser's own message would quote the header's value.
                 let headers: HeadersText = serde_json::from_str(text(row, "headers")?)

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "redis")]
 pub use crate::testing::decoders::redis::{redis_entry, redis_record, redis_value};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 pub use crate::testing::decoders::sql::{Row, Stored};
 
 use http::HeaderMap;
@@ -62,7 +62,7 @@ mod redis {
     }
 }
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 mod sql {
     use std::fmt;
 
@@ -71,7 +71,7 @@ mod sql {
     use crate::record::Record;
     use crate::record::unix_millis;
     use crate::store::claim::Token;
-    use crate::store::claim_decision::StoredState;
+    use crate::store::claim_decision::{ExistingClaim, StoredState};
     use crate::store::columns::token_text;
     use crate::store::entry::Entry;
     use crate::store::error::StoreError;
@@ -123,7 +123,7 @@ mod sql {
         /// What a claim reads there.
         pub fn stored(&self) -> Result<Stored, StoreError> {
             Ok(match StoredState::from_row(self)? {
-                StoredState::Claimed { fingerprint, token, attempt, leased, expires } => {
+                StoredState::Claimed(ExistingClaim { token, fingerprint, attempt, leased, expires }) => {
                     Stored::Claimed { fingerprint, token, attempt, leased, expires }
                 }
                 StoredState::Completed(record) => Stored::Completed(record),

@@ -9,7 +9,7 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{ClaimRequest, Token};
-use crate::store::claim_decision::StoredState;
+use crate::store::claim_decision::{ExistingClaim, StoredState};
 use crate::store::entry::{Entry, EntryState};
 use crate::store::memory::packed::Packed;
 use crate::store::memory::shares::{Counted, Share};
@@ -97,13 +97,13 @@ impl Stored {
     pub(super) fn stored_state(&self, now: Moment) -> StoredState {
         match self.state() {
             State::Completed(packed, apart) => StoredState::Completed(packed.record(apart)),
-            State::Claimed(claimed) => StoredState::Claimed {
-                fingerprint: claimed.fingerprint,
+            State::Claimed(claimed) => StoredState::Claimed(ExistingClaim {
                 token: claimed.token,
+                fingerprint: claimed.fingerprint,
                 attempt: claimed.attempt,
                 leased: now < claimed.lease_until,
                 expires: !self.is_endless(),
-            },
+            }),
         }
     }
 

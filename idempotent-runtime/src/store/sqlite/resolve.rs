@@ -65,10 +65,11 @@ impl Write for ResolveWrite {
         for _ in 0..MOST_LOOKS {
             let (state, holder) = look(connection, context, &self.key, None).await?;
             match state {
-                Some(StoredState::Claimed { token, leased: true, .. }) if token == self.token => {
-                    return Ok(Resolved::StillRunning);
+                Some(StoredState::Claimed(claim)) if claim.token == self.token => {
+                    if claim.leased {
+                        return Ok(Resolved::StillRunning);
+                    }
                 }
-                Some(StoredState::Claimed { token, .. }) if token == self.token => {}
                 _ => return self.recognise(connection, context.clock).await,
             }
             if let Some(holder) = holder

@@ -148,7 +148,7 @@ impl SqliteStore {
         let row = self.0.clock.statement(schema::EXISTING).bind(key.as_str()).bind(leases::none());
         let row = row.fetch_optional(reader.connection()).await.map_err(store_error)?;
         let mut state = row.as_ref().map(StoredState::from_row).transpose()?;
-        if matches!(state, Some(StoredState::Claimed { .. })) {
+        if matches!(state, Some(StoredState::Claimed(_))) {
             let looked = look(reader.connection(), self.0.context(), key, None).await;
             (state, _) = looked.map_err(Failure::into_error)?;
         }

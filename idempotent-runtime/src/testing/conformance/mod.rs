@@ -41,13 +41,12 @@
 //!     fn state(&self) -> StoredState {
 //!         match &self.record {
 //!             Some(record) => StoredState::Completed(record.clone()),
-//!             None => StoredState::Claimed {
-//!                 fingerprint: self.fingerprint,
-//!                 token: self.token,
-//!                 attempt: self.attempt,
-//!                 leased: self.lease_until > Instant::now(),
-//!                 expires: self.expires_at.is_some(),
-//!             },
+//!             None => StoredState::Claimed(
+//!                 ExistingClaim::new(self.token, self.fingerprint)
+//!                     .with_attempt(self.attempt)
+//!                     .with_lease(self.lease_until > Instant::now())
+//!                     .with_expiry(self.expires_at.is_some()),
+//!             ),
 //!         }
 //!     }
 //! }
