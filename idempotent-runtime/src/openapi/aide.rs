@@ -105,7 +105,7 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
 
 impl OperationInput for Idempotency {}
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 impl<DB: sqlx::Database> OperationInput for crate::transaction::tx::Tx<DB> {}
 
 /// Marks the recorded responses that a handler's `…_with` transform has documented. aide runs these transforms last, so pass

@@ -30,10 +30,7 @@ pub(crate) struct BoundedStore {
     line: Arc<WaitingLine>,
     /// The line of calls that wait for a transaction. Handlers hold transactions for as long as they run, so the pace of this line says
     /// nothing about other calls.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "sqlite")),
-        allow(dead_code, reason = "there are no transactions")
-    )]
+    #[cfg_attr(not(feature = "__transactions"), allow(dead_code, reason = "there are no transactions"))]
     transaction_line: Arc<WaitingLine>,
 }
 
@@ -225,7 +222,7 @@ impl BoundedStore {
     }
 
     /// The same for a call that begins a transaction.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "__transactions")]
     pub(crate) async fn bounded_begin<T>(
         &self,
         op: Op,

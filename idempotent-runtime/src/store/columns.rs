@@ -1,7 +1,7 @@
 //! Values as the SQL stores write them.
 
 use std::time::Duration;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::key::RecordKey;
@@ -10,7 +10,7 @@ use crate::store::entry::{DamagedEntry, Entry, Page};
 use crate::store::error::StoreError;
 
 /// The time of that many milliseconds since 1970; `None` where this machine's clock does not reach.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 pub(super) fn time_of(unix_millis: i64) -> Option<SystemTime> {
     let distance = Duration::from_millis(unix_millis.unsigned_abs());
     if unix_millis < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }

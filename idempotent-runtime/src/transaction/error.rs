@@ -85,7 +85,7 @@ impl TransactionError {
 }
 
 /// Whether a store's error has one of the source types below.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 pub(super) fn is<E: std::error::Error + 'static>(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(source) if source.is::<E>())
 }
