@@ -1,7 +1,6 @@
 //! The decision on a claim by the stored state of its key: one rule for all stores that decide in Rust.
 
 use crate::fingerprint::Fingerprint;
-use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Token};
 
@@ -47,7 +46,8 @@ impl ExistingClaim {
         self
     }
 
-    /// Sets whether the claim itself expires. A claim that was made under [`AfterCrash::Reject`] does not.
+    /// Sets whether the claim itself expires. A claim that was made under
+    /// [`AfterCrash::Reject`](crate::store::AfterCrash::Reject) does not.
     #[must_use]
     pub const fn with_expiry(mut self, expires: bool) -> Self {
         self.expires = expires;
@@ -112,7 +112,7 @@ pub fn decide(existing: Option<StoredState>, request: &ClaimRequest) -> Decision
         Decision::Answer(Claim::InFlight { fingerprint })
     } else if !request.is_same_as(fingerprint) {
         Decision::Answer(Claim::Lapsed { fingerprint })
-    } else if request.after_crash == AfterCrash::Rerun {
+    } else if request.after_crash.may_rerun() {
         Decision::Take { attempt: attempt.saturating_add(1) }
     } else if expires {
         Decision::Keep { token, fingerprint }

@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::store::bounded::BoundedStore;
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::entry::EntryState;
@@ -72,7 +71,7 @@ impl StoreHandle {
     /// After a takeover, it lapses instead of being released: a release would reset the number of attempts. If it stayed, its key
     /// would be rejected under `AfterCrash::Reject`, and otherwise look to operators as if its handler had crashed.
     pub(crate) fn give_back(&self, key: &RecordKey, request: &ClaimRequest) {
-        let is_released = request.after_crash == AfterCrash::Reject;
+        let is_released = !request.after_crash.may_rerun();
         self.enqueue(Unwanted {
             key: key.clone(),
             token: request.token,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{ImmediateStore, Store, StoreAdmin};
@@ -325,7 +324,7 @@ impl MemoryStore {
             }
         };
         drop(shard);
-        if request.after_crash == AfterCrash::Rerun {
+        if request.after_crash.may_rerun() {
             self.0.delete_expired_at(now.saturating_add(request.ttl));
         }
         Ok(Claim::Acquired { attempt })

@@ -107,7 +107,7 @@ impl RedisStore {
             watch.check(&self.0.connection)?;
         }
         let token = token_text(request.token);
-        let expires = request.after_crash == AfterCrash::Rerun;
+        let expires = request.after_crash.may_rerun();
         if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
             match self.claim_by_set(key, &token, &request).await {
                 Ok(None) => {
