@@ -60,9 +60,9 @@ async fn runs_at_its_retry(server: &Server, runs: &Runs, key: &str) {
     assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("charge 11", false, 11));
 }
 
-/// The client sends the claim and its connection breaks. It asks the other server, which sends it back, and is refused.
+/// The client sends the claim and its connection breaks. It asks the other server, which sends it back, and is rejected.
 #[tokio::test]
-async fn cluster_claim_sent_before_a_refusal_is_given_back() {
+async fn cluster_claim_sent_before_its_server_closes_is_given_back() {
     let mut proxies = [Proxy::to("127.0.0.1:1").await, Proxy::to("127.0.0.1:1").await];
     let (runs, masters) = (Runs::free(), cluster_behind(&[&proxies[0], &proxies[1]]).await);
     let client =
@@ -218,11 +218,11 @@ async fn cluster_that_names_a_server_elsewhere_later_is_not_followed() {
     let claim = async || timeout(Duration::from_secs(1), store.claim(&key, claim_request())).await;
     assert!(!matches!(claim().await, Ok(Ok(_))));
     proxies[1].set(Mode::Passes);
-    let refused = async || {
+    let rejected = async || {
         let claimed = claim().await;
         (claimed, logs.of_level("ERROR").join("\n"))
     };
-    let (claimed, told) = eventually(refused, |(_, told)| told.contains(ELSEWHERE)).await;
+    let (claimed, told) = eventually(rejected, |(_, told)| told.contains(ELSEWHERE)).await;
     assert!(!matches!(claimed, Ok(Ok(_))), "{claimed:?}");
     assert!(told.contains("`?tls=disable`"), "{told}");
 }

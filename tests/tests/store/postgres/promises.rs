@@ -310,6 +310,6 @@ async fn resolution_that_postgres_rejects_for_good_is_told() {
     let (key, request) = (RecordKey::new("charges", None, "k"), claim_request().with_lease(Duration::ZERO));
     let _ = store.claim(&key, request).await.expect("the store claims");
     let resolution = Resolution::executed(record("x".repeat(1000)), Duration::from_mins(1));
-    let refused = store.resolve(&key, request.token, resolution).await;
-    assert!(matches!(refused, Err(StoreError::RecordRejected(_))), "{refused:?}");
+    let rejected = store.resolve(&key, request.token, resolution).await;
+    assert!(matches!(rejected, Err(StoreError::RecordRejected(_))), "{rejected:?}");
 }

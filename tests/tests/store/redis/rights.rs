@@ -71,8 +71,8 @@ async fn server_that_evicts_later_takes_no_claims_meanwhile() {
     let claim = async || store.claim(&key, request(AfterCrash::Rerun)).await;
     assert!(claim().await.is_ok());
     let _: String = server.command("CONFIG SET maxmemory-policy allkeys-lru").await;
-    let refused = eventually(claim, Result::is_err).await.expect_err("awaited");
-    let StoreError::NotSent(cause) = refused else { panic!("{refused:?}") };
+    let rejected = eventually(claim, Result::is_err).await.expect_err("awaited");
+    let StoreError::NotSent(cause) = rejected else { panic!("{rejected:?}") };
     let told = cause.to_string();
     assert!(told.contains("allkeys-lru") && told.contains(".allow_eviction()"), "{told}");
     let _: String = server.command("CONFIG SET maxmemory-policy noeviction").await;

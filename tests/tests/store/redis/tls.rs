@@ -14,7 +14,7 @@ fn url(server: &RedisServer, host: &str, parameters: &str) -> String {
 }
 
 /// Why it does not open, with all causes.
-async fn refusal(url: &str) -> String {
+async fn connect_error(url: &str) -> String {
     format!("{:?}", RedisStore::connect(url).await.expect_err(url))
 }
 
@@ -33,26 +33,26 @@ async fn tls_store_claims_and_wakes_its_waiters() {
 }
 
 #[tokio::test]
-async fn redis_certificate_that_proves_nothing_is_refused() {
+async fn untrusted_redis_certificate_is_rejected() {
     let certificates = Certificates::new();
     let server = RedisServer::start_with_tls(&certificates, &["--tls-auth-clients no"]).await;
     let (ca, other) = (certificates.path("ca.pem"), certificates.path("other-ca.pem"));
-    let unknown = refusal(&url(&server, "localhost", &format!("cacert={other}"))).await;
+    let unknown = connect_error(&url(&server, "localhost", &format!("cacert={other}"))).await;
     assert!(unknown.contains("UnknownIssuer"), "{unknown}");
-    let of_no_system = refusal(&url(&server, "localhost", "")).await;
+    let of_no_system = connect_error(&url(&server, "localhost", "")).await;
     assert!(of_no_system.contains("UnknownIssuer"), "{of_no_system}");
 
     let own = format!("cacert={ca}");
     let _: String = server.command(&format!("CONFIG SET tls-cert-file {}", certificates.path("named.pem"))).await;
-    let misnamed = refusal(&url(&server, "127.0.0.1", &own)).await;
+    let misnamed = connect_error(&url(&server, "127.0.0.1", &own)).await;
     assert!(misnamed.contains("not valid for name"), "{misnamed}");
     let _: String = server.command(&format!("CONFIG SET tls-cert-file {}", certificates.path("expired.pem"))).await;
-    let expired = refusal(&url(&server, "localhost", &own)).await;
+    let expired = connect_error(&url(&server, "localhost", &own)).await;
     assert!(expired.contains("expired"), "{expired}");
 }
 
 #[tokio::test]
-async fn client_without_its_certificate_is_refused() {
+async fn client_without_its_certificate_is_rejected() {
     let certificates = Certificates::new();
     let server = RedisServer::start_with_tls(&certificates, &[]).await;
     let parameters = format!("cacert={}", certificates.path("ca.pem"));
@@ -63,9 +63,9 @@ async fn client_without_its_certificate_is_refused() {
     RedisStore::connect(&url(&server, "localhost", &parameters)).await.expect("it has one");
 
     let nowhere = url(&server, "localhost", &format!("cert=/nowhere.pem&key={key}"));
-    assert!(refusal(&nowhere).await.contains("`/nowhere.pem` of the parameter `cert`"));
+    assert!(connect_error(&nowhere).await.contains("`/nowhere.pem` of the parameter `cert`"));
     let swapped = url(&server, "localhost", &format!("cert={key}&key={key}"));
-    assert!(refusal(&swapped).await.contains("no certificate in PEM"));
+    assert!(connect_error(&swapped).await.contains("no certificate in PEM"));
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn redis_master_that_a_sentinel_names_elsewhere_hears_nothing() {
     })
     .await;
     let url = format!("redis+sentinel://:s3cret@127.0.0.1:{}/shop/0", sentinel.port());
-    let refused = refusal(&url).await;
-    assert!(refused.contains(ELSEWHERE) && refused.contains("`?tls=disable`"), "{refused}");
+    let rejected = connect_error(&url).await;
+    assert!(rejected.contains(ELSEWHERE) && rejected.contains("`?tls=disable`"), "{rejected}");
     assert_eq!(master.heard(), "");
 }

@@ -10,8 +10,8 @@ use idempotent_runtime::store::{
     AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Registry, Tx, idempotent};
-use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
-use idempotent_tests::{Runs, Server};
+use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
+use idempotent_tests::{Runs, Server, eventually};
 use sqlx::{Executor as _, Sqlite};
 
 pub(super) const LONG: Duration = Duration::from_mins(1);
@@ -149,13 +149,13 @@ async fn renewed_claim_is_kept_and_found_after_its_first_ttl() {
         let expired = "SELECT count(*) FROM idempotency_records WHERE claim_ttl = 600 AND attempt = 1 \
                        AND lease_until + 300 < unixepoch('subsec') * 1000";
         let begun = tokio::time::Instant::now();
-        eventually("their rows expire", async || {
+        let renew = async || {
             for (key, request) in &claims {
                 assert_eq!(store.renew(key, request.token, LONG).await.unwrap(), Held::Yes);
             }
-            file.number(expired).await > 0 || begun.elapsed() > Duration::from_millis(700)
-        })
-        .await;
+            file.number(expired).await
+        };
+        eventually(renew, |&count| count > 0 || begun.elapsed() > Duration::from_millis(700)).await;
 
         let [(completed, c), (released, r), (purged, _), (lapsed, l)] = &claims;
         assert_eq!(store.list(None, 10).await.unwrap().entries.len(), 4);
@@ -179,7 +179,7 @@ async fn leases_of_ended_claims_are_deleted() {
     }
     assert_eq!(store.complete(&done, token, record("paid"), TTL).await.unwrap(), Held::Yes);
 
-    eventually("one is left", async || renewed_leases(&file).await == 1).await;
+    eventually(async || renewed_leases(&file).await, |&count| count == 1).await;
 
     assert_eq!(store.renew(&running, running_token, LONG).await.unwrap(), Held::Yes);
     let other = store.claim(&running, claim_request()).await.unwrap();

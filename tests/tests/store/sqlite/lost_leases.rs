@@ -9,8 +9,8 @@ use idempotent_runtime::store::{
     AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, Token,
 };
 use idempotent_runtime::{RecordKey, Registry, idempotent};
-use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
-use idempotent_tests::{Runs, Server};
+use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
+use idempotent_tests::{Runs, Server, eventually};
 use sqlx::Executor as _;
 
 use super::leases::{LONG, TTL, brief, leases_connection, open, renewed_leases};
@@ -37,10 +37,8 @@ async fn without_the_file_of_leases_all_begin_anew() {
 
     let other = claim_request();
     assert!(matches!(store.claim(&key, other).await.unwrap(), Claim::InFlight { .. }), "its handler may run");
-    eventually("a lease later, it is taken over", async || {
-        store.claim(&key, other).await.unwrap() == Claim::Acquired { attempt: 2 }
-    })
-    .await;
+    let claim = async || store.claim(&key, other).await.unwrap();
+    eventually(claim, |claim| *claim == Claim::Acquired { attempt: 2 }).await;
     assert_eq!(store.renew(&key, request.token, LONG).await.unwrap(), Held::No);
 }
 

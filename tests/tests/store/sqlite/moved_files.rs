@@ -9,8 +9,8 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::store::SqliteStore;
 use idempotent_runtime::{Registry, Tx, idempotent};
-use idempotent_tests::sqlite::{SqliteFile, eventually};
-use idempotent_tests::{Logs, Runs, Server};
+use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::{Logs, Runs, Server, eventually};
 use sqlx::Sqlite;
 
 #[idempotent(scope = "moved-plain")]
@@ -58,7 +58,7 @@ async fn moved_database_is_noticed_until_it_is_put_back() {
     assert_eq!(runs.started(), 1, "nothing runs");
     let errors =
         || logs.of_level("ERROR").iter().filter(|line| line.contains("was moved, deleted or replaced")).count();
-    eventually("it is logged", async || errors() > 0).await;
+    eventually(async || errors(), |&errors| errors > 0).await;
 
     move_files(&elsewhere, &file.path());
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use idempotent_runtime::RecordedBody;
 use idempotent_runtime::store::{AfterCrash, Claim, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError};
-use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
+use idempotent_tests::eventually;
+use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
 
 /// So long that no test meets it.
 const NEVER: Duration = Duration::from_hours(24);
@@ -191,10 +192,8 @@ async fn expired_rows_go_without_anyone_asking() {
         assert_eq!(store.complete(&key, token, record("paid"), short).await.unwrap(), Held::Yes);
     }
 
-    eventually("only the living row is left", async || {
-        file.number("SELECT count(*) FROM idempotency_records").await == 1
-    })
-    .await;
+    let rows = async || file.number("SELECT count(*) FROM idempotency_records").await;
+    eventually(rows, |&count| count == 1).await;
 
     assert!(store.get(&record_key("alive")).await.unwrap().is_some());
 }
@@ -237,10 +236,9 @@ async fn full_store_takes_only_records_of_granted_claims() {
     assert_eq!(store.claim(&running, claim_request()).await.unwrap(), Claim::Completed(large));
 
     assert!(store.purge(&running).await.unwrap());
-    eventually("what has expired makes room", async || {
-        matches!(store.claim(&record_key("new"), claim_request()).await, Ok(Claim::Acquired { attempt: 1 }))
-    })
-    .await;
+    let claim = async || store.claim(&record_key("new"), claim_request()).await;
+    let claim = eventually(claim, Result::is_ok).await.expect("awaited");
+    assert_eq!(claim, Claim::Acquired { attempt: 1 });
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use futures_util::{FutureExt as _, poll};
 use idempotent_runtime::store::{Claim, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError, Token};
 use idempotent_runtime::{Record, RecordKey};
+use idempotent_tests::eventually;
 use idempotent_tests::sqlite::{
-    SecondProcess, SqliteFile, acquire, claim_request, eventually, record, record_key, second_process, tell,
-    wait_for_go,
+    SecondProcess, SqliteFile, acquire, claim_request, record, record_key, second_process, tell, wait_for_go,
 };
 use sqlx::Executor as _;
 
@@ -211,5 +211,6 @@ async fn a_lock_that_stays_is_an_error_and_replays_go_on() {
     assert_eq!(store.claim(&key, claim_request()).await.unwrap(), Claim::Completed(record("paid")));
 
     lock.execute("ROLLBACK").await.unwrap();
-    eventually("claims go on", async || store.claim(&record_key("new"), claim_request()).await.is_ok()).await;
+    let claim = async || store.claim(&record_key("new"), claim_request()).await;
+    eventually(claim, Result::is_ok).await.expect("awaited");
 }
