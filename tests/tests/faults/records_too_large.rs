@@ -1,4 +1,4 @@
-//! A response that its store never takes, however often it is asked.
+//! Responses that a store never accepts, and responses that it does not accept for a while.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -139,7 +139,8 @@ async fn step_result_too_large_for_redis_is_told() {
     assert!(logs.text().contains("too large for the store: let the step return less"), "{}", logs.text());
 }
 
-/// As a balancer, or a server that is restarted twice.
+/// Opens a store over a proxy that breaks the connection in each of the first two large calls. A load balancer, or a
+/// server that restarts twice, can do the same.
 async fn redis_behind_what_breaks_two_large_calls(redis: &RedisServer) -> RedisStore {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let url = format!("redis://{}/", listener.local_addr().expect("a bound listener has an address"));
@@ -185,7 +186,7 @@ async fn two_connections_that_break_make_no_record_too_large() {
     }
 }
 
-/// By this code PostgreSQL also says that it has no transaction ids left until it has been vacuumed.
+/// PostgreSQL also uses the error code 54000 when it has no transaction ids left until the next vacuum.
 #[tokio::test]
 async fn postgres_that_rejects_every_record_for_a_while_gets_it() {
     let pool = PostgresServer::shared().await.database().await.pool(4).await;
