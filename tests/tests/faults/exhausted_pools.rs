@@ -156,8 +156,8 @@ async fn postgres_of_two_connections_ends_500_transactions() {
     assert_eq!(effects, (500, 500));
 }
 
-/// Regression test: transactions of rejected requests stayed in the pool's queue, and the next client waited for each
-/// of them.
+/// Regression test: the claims of rejected requests still waited in the pool's queue, and the next client waited for
+/// each of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rejected_claims_of_a_tx_begin_no_transaction() {
     let postgres = PostgresServer::start(&["log_statement=all"]).await;

@@ -30,7 +30,7 @@ const BOUND: usize = 512 * 1024;
 enum Client {
     /// A client whose name the registry gets as the caller.
     Named(&'static str),
-    /// A client that is not named as a caller, and that its `Authorization` header identifies.
+    /// A client without a caller name. Its `Authorization` header identifies it.
     WithToken(&'static str),
     Anonymous,
 }

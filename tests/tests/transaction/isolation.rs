@@ -23,7 +23,7 @@ async fn isolation_is_that_of_the_handlers_transaction() {
         for request in [server.post(path), server.post(path).header("idempotency-key", "k")] {
             assert_eq!(answer(request.body(level)).await.status, StatusCode::CREATED, "{path}");
         }
-        // The transaction is in order, or another error than a conflict aborted it: the client gets the handler's
+        // The transaction is in order, or an error that is no conflict has aborted it: the client gets the handler's
         // answer.
         for (steps, status) in [("insert a|answer 500", 500), ("sql SELECT 1 / 0|answer 409", 409)] {
             let own = answer(server.post(path).header("idempotency-key", key_of(steps)).body(steps)).await;

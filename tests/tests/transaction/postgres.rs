@@ -58,7 +58,7 @@ async fn create_tables(pool: &PgPool) {
     PostgresStore::new(pool.clone()).migrate().await.expect("the tables are made");
 }
 
-/// Starts a server as a process of its own has it: with its own store and registry over the pool.
+/// Starts a server with its own store and registry over the pool, as one process has them.
 async fn process(pool: PgPool, runs: &Runs) -> (Server, Registry) {
     // Longer than a busy machine needs for two hundred requests over two connections.
     let registry = Registry::builder(PostgresStore::new(pool)).store_timeout(Duration::from_secs(30)).build();

@@ -40,7 +40,7 @@ macro_rules! transactions_of {
                 inserted.expect("the row is inserted");
             }
 
-            /// Answers with the status in the body, or else with 201.
+            /// Answers with the status in the body, or with 201 if there is none.
             #[idempotent(scope = "charges", shared_scope, cache = [201, 402])]
             async fn create_charge(
                 mut tx: Tx<$database>,

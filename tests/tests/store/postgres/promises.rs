@@ -259,7 +259,7 @@ async fn one_process_deletes_expired_rows_at_a_time() {
     let database = PostgresServer::shared().await.database().await;
     let (pool, other) = (database.pool(4).await, database.pool(1).await);
     let (store, elsewhere) = (migrated(&pool).await, PostgresStore::new(other));
-    // More than one batch; the deletion of the first one stands still until lock 42 is free.
+    // More than one batch. The deletion of the first batch waits until lock 42 is free.
     execute(
         &pool,
         "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at)

@@ -1,4 +1,4 @@
-//! TLS to Redis: which certificates are believed, and what is never sent in clear.
+//! TLS to Redis: which certificates the store trusts, and to which servers it sends nothing without TLS.
 
 use std::pin::pin;
 
@@ -13,7 +13,7 @@ fn url(server: &RedisServer, host: &str, parameters: &str) -> String {
     format!("rediss://{host}:{}/?{parameters}", server.tls_port())
 }
 
-/// Why it does not open, with all causes.
+/// Returns why the store does not open, with all causes.
 async fn connect_error(url: &str) -> String {
     format!("{:?}", RedisStore::connect(url).await.expect_err(url))
 }
@@ -85,7 +85,7 @@ async fn cluster_is_reached_by_tls() {
     assert!(unknown.contains("UnknownIssuer"), "{unknown}");
 }
 
-/// To the C library, `0x7f000001` is `127.0.0.1`; to this one it is a name as any other.
+/// The C library reads `0x7f000001` as `127.0.0.1`. This library takes it for the name of another machine.
 #[tokio::test]
 async fn nothing_in_clear_leaves_for_redis_unless_written() {
     let server = RedisServer::start(&[]).await;
@@ -106,14 +106,14 @@ async fn nothing_in_clear_leaves_for_redis_unless_written() {
     RedisStore::connect(&format!("{elsewhere}?tls=disable")).await.expect("it is written");
 }
 
-/// To this one a name as any other.
+/// The loopback address in a notation that this library takes for the name of another machine.
 const ELSEWHERE: &str = "0x7f000001";
 
 #[tokio::test]
 async fn redis_cluster_names_a_server_elsewhere_and_it_hears_nothing() {
     let node = FakeRedis::start(|_| "+OK\r\n".to_owned()).await;
     let named = format!("*3\r\n{}:{}\r\n{}", bulk(ELSEWHERE), node.port(), bulk(&"a".repeat(40)));
-    // As a replica too.
+    // The other server can be named as a master or as a replica.
     for replica in [false, true] {
         let named = named.clone();
         let here = format!("*3\r\n{}:1\r\n{}", bulk("127.0.0.1"), bulk(&"b".repeat(40)));

@@ -1,4 +1,5 @@
-//! The SQLite store keeps what it promised: across restarts, with damaged rows, when it is full, and when it is left alone.
+//! The SQLite store keeps its promises after a restart, with damaged rows and when it is full, and it deletes expired
+//! rows by itself.
 
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -9,7 +10,7 @@ use idempotent_runtime::store::{AfterCrash, Claim, EntryState, Held, SqliteStore
 use idempotent_tests::eventually;
 use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
 
-/// So long that no test meets it.
+/// Longer than any test runs.
 const NEVER: Duration = Duration::from_hours(24);
 
 #[tokio::test]
@@ -58,7 +59,7 @@ async fn rows_can_be_read_by_a_person() {
     assert_eq!((row.4.as_str(), row.5.as_str()), (r#"[["x-line","one"],["x-line",{"base64":"/yB0d28="}]]"#, "paid"));
 }
 
-/// The new claim overwrites the row: nothing of the old response may shine through.
+/// The new claim overwrites the row of the record. Nothing of the old response may be left in the row.
 #[tokio::test]
 async fn a_claim_takes_over_the_row_of_an_expired_record() {
     let file = SqliteFile::new();
