@@ -165,8 +165,8 @@ async fn transaction_left_open_swallows_no_claims_and_records() {
     let (database, _) = database().await;
     let proxy = database.proxy();
     let pool = database.untested_pool_over(&proxy).await;
-    // Drops a `begin` that is not ready, as the end of an interrupted request can. If sqlx fixes this, the loop never
-    // ends.
+    // Drops a `begin` that is not ready, as the end of an interrupted request can. If sqlx fixes this, this wait
+    // panics, and the test can go.
     eventually(
         async || {
             assert!(pool.begin().now_or_never().is_none());
