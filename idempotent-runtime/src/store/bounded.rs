@@ -145,7 +145,7 @@ impl BoundedStore {
         self.bounded(Op::Get, self.store.get(key)).await
     }
 
-    /// An error of a call that writes proves nothing: no answer may have come because the process stood still or others hold a
+    /// An error of a call that writes proves nothing: no answer may have come because the process was paused or others hold a
     /// lock, and a server that answers may take no writes. A look that reads only tells whether the store can be asked; it tells
     /// nothing if this process cannot open a connection.
     pub(crate) async fn look_after(&self, error: StoreError, key: &RecordKey) -> StoreError {

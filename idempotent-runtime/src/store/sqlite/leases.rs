@@ -180,7 +180,7 @@ impl Leases {
     }
 
     async fn try_renew(&self, list: &str, turn: Duration) -> Result<HashSet<String>, StoreError> {
-        // The runtime of an earlier renewal may stand still while that one has the connection.
+        // The runtime of an earlier renewal may be paused while that one has the connection.
         let acquiring = Deadline::after(turn).bound(self.current(&self.renewing)).await;
         let mut acquired = acquiring.unwrap_or_else(|| Err(StoreError::unavailable(InUse)))?;
         let renewed = sqlx::query_scalar(schema::RENEW).bind(self.clock.now()).bind(self.clock.id()).bind(list);
