@@ -5,51 +5,53 @@ use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Token};
 
-/// The entry of a key that has not expired, for [`decide`].
+/// The state of a key with an entry that has not expired, for [`decide`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoredState {
-    /// A claim.
+    /// The key is claimed.
     Claimed {
-        /// The fingerprint of its request.
+        /// The fingerprint of the claim's request.
         fingerprint: Fingerprint,
-        /// The token of its holder.
+        /// The token of the claim.
         token: Token,
-        /// 1 for the first claim of the key.
+        /// The number of the attempt: 1 for the first claim of the key.
         attempt: u32,
-        /// Whether its lease has not expired.
+        /// Whether the lease is still valid.
         leased: bool,
-        /// Whether the claim itself expires; one that was made under [`AfterCrash::Reject`] does not.
+        /// Whether the claim itself expires. A claim that was made under [`AfterCrash::Reject`] does not.
         expires: bool,
     },
-    /// A record.
+    /// The key has a record.
     Completed(Record),
 }
 
-/// The answer to a claim, or how to store it.
+/// The answer to a claim, or the change that the store must make first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the store must answer or write as it says"]
 pub enum Decision {
-    /// Nothing changes.
+    /// Nothing changes, and this is the answer.
     Answer(Claim),
-    /// The existing claim, of this token, must not expire from now on; then the answer is [`Claim::Lapsed`]. The request is rejected,
-    /// and without that its retry would run once the claim has expired.
+    /// The store removes the expiry of the existing claim with this token and answers [`Claim::Lapsed`]. Otherwise the
+    /// claim could expire, and a retry of the rejected request would run.
     Keep {
         /// The token of the existing claim.
         token: Token,
         /// The fingerprint of the existing claim.
         fingerprint: Fingerprint,
     },
-    /// The request gets the key, as this attempt, unless its token was [released](crate::store::Store::release) before.
+    /// The request gets the key with this attempt, unless its token was [released](crate::store::Store::release)
+    /// before.
     Take {
-        /// For [`Claim::Acquired`].
+        /// The number of the attempt for [`Claim::Acquired`].
         attempt: u32,
     },
 }
 
-/// What a store does with a claim, by the entry that the key has: the table of [`Store::claim`](crate::store::Store::claim).
+/// Returns what the store does with a claim, by the table of [`Store::claim`](crate::store::Store::claim).
 ///
-/// Call it in the transaction, or under the lock, in which the store acts on the decision. Otherwise two requests can get one key.
+/// Call it in the transaction, or under the lock, in which the store acts on the decision. Otherwise two requests can
+/// get the same key.
 ///
 /// # Examples
 ///
