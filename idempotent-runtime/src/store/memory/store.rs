@@ -63,8 +63,8 @@ impl MemoryStoreBuilder {
     /// always accepted.
     ///
     /// If no caller is named, the credentials of the request count as the caller: see [`Owner`](crate::store::Owner). A
-    /// client that can vary its credentials, for example by another cookie, has as many shares. All requests without a
-    /// caller and credentials count as one caller.
+    /// client that can vary its credentials, for example by another cookie, has as many shares. All requests with
+    /// neither a caller nor credentials count as one caller.
     ///
     /// ```
     /// use idempotent_runtime::store::MemoryStore;

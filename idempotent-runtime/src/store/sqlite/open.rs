@@ -96,8 +96,8 @@ impl SqliteStoreBuilder {
     /// about the bytes that it takes in the file.
     ///
     /// If no caller is named, the credentials of the request count as the caller: see [`Owner`](crate::store::Owner). A
-    /// client that can vary its credentials, for example by another cookie, has as many shares. All requests without a
-    /// caller and credentials count as one caller.
+    /// client that can vary its credentials, for example by another cookie, has as many shares. All requests with
+    /// neither a caller nor credentials count as one caller.
     pub fn max_bytes_per_caller(mut self, bytes: u64) -> Self {
         self.max_bytes_per_caller = Some(bytes);
         self
