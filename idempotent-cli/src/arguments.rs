@@ -109,7 +109,7 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Decide a request whose outcome is unknown: its retries get your response, or the handler runs.
+    /// Resolve a request whose outcome is unknown: its retries get your response, or the handler runs.
     ///
     /// The command resolves only the claim that it shows, and only if the lease of the claim has expired. If two
     /// operators resolve it at the same time, only one of them succeeds. A record is never changed.

@@ -177,7 +177,7 @@ impl WaitingLine {
 struct Pace {
     waits_since: Instant,
     last_sent: Instant,
-    /// The begin of the window, the number of calls sent in it, and the number that waited at its begin.
+    /// The start of the window, the number of calls sent in it, and the number that waited at its start.
     window: (Instant, u32, usize),
     windows: u32,
     /// The best window in a period as long as the limit. `best_before` is the best one of the period before.

@@ -18,7 +18,7 @@ pub(super) struct DeletionTask {
     pub(super) wakes_at: AtomicU64,
     /// Not a `BackgroundTask`: the task ends under this lock, and a runtime that shuts down drops it without an await.
     pub(super) has_task: Mutex<bool>,
-    /// In an `Arc` of its own, so that the task can sleep without holding the store.
+    /// The notification of an earlier expiry. It has its own `Arc`, so that the task can sleep without holding the store.
     pub(super) earlier: Arc<Notify>,
     /// The pace of scans for claims that found the store full.
     pub(super) full: ScanPace,

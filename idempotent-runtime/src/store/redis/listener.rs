@@ -1,6 +1,6 @@
 //! One subscription that receives the ends of claims in all processes, for all waiting requests.
 //!
-//! Its loop is separate from that of `store/postgres/listener.rs`. Both share the task, the pause and the notification,
+//! The loop is separate from that of `store/postgres/listener.rs`. Both share the task, the pause and the notification,
 //! but differ in each step.
 
 use std::mem;

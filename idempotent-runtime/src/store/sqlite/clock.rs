@@ -44,7 +44,7 @@ enum Uptime {
 /// The clock of a process that cannot share one.
 static OF_PROCESS: LazyLock<Clock> = LazyLock::new(Clock::alone);
 
-/// The lead of the wall clock, in milliseconds, up to which only rounding causes it.
+/// The milliseconds by which the wall clock can be ahead because of rounding alone.
 const AHEAD: i64 = 1_000;
 
 impl Clock {

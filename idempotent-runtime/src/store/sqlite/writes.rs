@@ -120,7 +120,7 @@ impl Write for ClaimWrite {
         Ok(Claim::Acquired { attempt })
     }
 
-    /// Not possible in a store with a bound, which each claim must check, or if the token was released before.
+    /// Returns `None` in a store with a bound, which each claim must check, or if the token was released before.
     fn as_row(&self) -> Option<(Kind, Claim)> {
         let is_usual = self.bound.is_none() && self.given_back.check(self.request.token).is_ok();
         is_usual.then_some((Kind::Claim, Claim::Acquired { attempt: 1 }))
@@ -203,7 +203,7 @@ impl Write for CompleteWrite {
         Ok(Held::of(is_completed_by(connection, context.clock, &self.key, self.token).await?))
     }
 
-    /// Not possible if the record expires at once: if it is applied again, it would not find its own record.
+    /// Returns `None` if the record expires at once: applied again, the write would not find its own record.
     fn as_row(&self) -> Option<(Kind, Held)> {
         (!self.ttl.is_zero()).then_some((Kind::Complete, Held::Yes))
     }

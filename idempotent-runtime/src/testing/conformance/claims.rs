@@ -13,7 +13,7 @@ use crate::testing::conformance::fixtures::{
     LONG, claim, complete, fingerprint, get, lapse, purge, record, release, renew, request, unique_key,
 };
 
-/// Of two claims on one key, the first gets attempt 1 and the second learns the fingerprint.
+/// The first of two claims on one key gets attempt 1, and the second learns the fingerprint.
 ///
 /// # Panics
 ///

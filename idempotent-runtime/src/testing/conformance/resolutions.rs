@@ -174,7 +174,7 @@ pub async fn of_many_resolutions_one_wins<S: StoreAdmin>(store: &Arc<S>) {
     }
 }
 
-/// Of a renewal and a resolution at the same time, only one takes effect.
+/// If a renewal and a resolution run at the same time, only one of them takes effect.
 ///
 /// # Panics
 ///
