@@ -238,7 +238,7 @@ impl RecordCache {
         self.records.insert(key.clone(), Arc::new(Kept { record, until }));
     }
 
-    /// Deletes expired entries, but only after half of `max_age`, so that it costs little.
+    /// Deletes expired entries, at most once in half of `max_age`, so that it costs little.
     fn delete_expired(&self) {
         {
             let mut deleted_at = lock(&self.deleted_at);

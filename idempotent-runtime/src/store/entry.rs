@@ -13,7 +13,7 @@ use crate::store::claim::Token;
 /// The number of unknown outcomes in each scope.
 pub type UnknownOutcomes = BTreeMap<String, u64>;
 
-/// The number of unknown outcomes at which a store stops to count, in all scopes together.
+/// The number of unknown outcomes at which a store stops counting, in all scopes together.
 pub const UNKNOWN_OUTCOMES_COUNTED: usize = 10_000;
 
 /// The claim or record of a key, without the body.

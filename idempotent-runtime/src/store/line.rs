@@ -61,7 +61,7 @@ impl Call {
         self.line.limit
     }
 
-    /// Returns whether the server has answered a call since then, or shortly before.
+    /// Returns whether the server has answered a call since then, or within the limit of one call.
     #[cfg(feature = "postgres")]
     pub(super) fn is_server_alive(&self, since: Instant) -> bool {
         self.line.is_moving(since)

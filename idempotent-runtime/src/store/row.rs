@@ -133,7 +133,7 @@ impl Entry {
 }
 
 impl Page {
-    /// Builds a page of at most `limit` entries that begins at `after`. One row more than `limit` means that there is a
+    /// Builds a page of at most `limit` entries after the place `after`. One row more than `limit` means that there is a
     /// next page. The listing continues at the text of the column `place`, which exists even in a row whose key cannot
     /// be read.
     pub(crate) fn from_rows(

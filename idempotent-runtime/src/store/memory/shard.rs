@@ -250,7 +250,7 @@ impl Shard {
         removed
     }
 
-    /// Returns the time of the next expiry or an earlier time.
+    /// Returns the time of the next queued check, which is at most one tick after the next expiry.
     pub(super) fn next_expiry(&self) -> Option<Moment> {
         self.expiries.peek().map(|Reverse(first)| first.due.moment())
     }

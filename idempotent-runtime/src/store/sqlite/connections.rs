@@ -19,7 +19,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Creates at most `most` connections. There should be few, because each has a thread of its own in sqlx.
+    /// Allows at most `most` connections. There should be few, because each has a thread of its own in sqlx.
     pub(super) fn new(options: SqliteConnectOptions, most: usize) -> Self {
         Self { options, attached: None, permits: Semaphore::new(most), idle: Mutex::default() }
     }
