@@ -4,13 +4,13 @@ use crate::fingerprint::Fingerprint;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Token};
 
-/// The entry of a key that has not expired, for [`decide`].
+/// The state of a key with an entry that has not expired, for [`decide`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoredState {
-    /// A claim.
+    /// The key is claimed.
     Claimed(ExistingClaim),
-    /// A record.
+    /// The key has a record.
     Completed(Record),
 }
 
@@ -55,31 +55,35 @@ impl ExistingClaim {
     }
 }
 
-/// The answer to a claim, or how to store it. It is not `#[non_exhaustive]`, because a store must act on each of them: a
-/// store that did not know one could not keep the promise.
+/// The answer to a claim, or the change that the store must make first.
+///
+/// It is not `#[non_exhaustive]`: a store that does not act on each variant breaks the contract, so a new variant must not
+/// compile in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the store must answer or write as it says"]
 pub enum Decision {
-    /// Nothing changes.
+    /// Nothing changes, and this is the answer.
     Answer(Claim),
-    /// The existing claim, of this token, must not expire from now on; then the answer is [`Claim::Lapsed`]. The request is rejected,
-    /// and without that its retry would run once the claim has expired.
+    /// The store removes the expiry of the existing claim with this token and answers [`Claim::Lapsed`]. Otherwise the
+    /// claim could expire, and a retry of the rejected request would run.
     Keep {
         /// The token of the existing claim.
         token: Token,
         /// The fingerprint of the existing claim.
         fingerprint: Fingerprint,
     },
-    /// The request gets the key, as this attempt, unless its token was [released](crate::store::Store::release) before.
+    /// The request gets the key with this attempt, unless its token was [released](crate::store::Store::release)
+    /// before.
     Take {
-        /// For [`Claim::Acquired`].
+        /// The number of the attempt for [`Claim::Acquired`].
         attempt: u32,
     },
 }
 
-/// What a store does with a claim, by the entry that the key has: the table of [`Store::claim`](crate::store::Store::claim).
+/// Returns what the store does with a claim, by the table of [`Store::claim`](crate::store::Store::claim).
 ///
-/// Call it in the transaction, or under the lock, in which the store acts on the decision. Otherwise two requests can get one key.
+/// Call it in the transaction, or under the lock, in which the store acts on the decision. Otherwise two requests can
+/// get the same key.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! Where claims and records are kept: the trait, its types, and the stores of this crate.
+//! The place where claims and records are kept: the traits, their types, and the stores of this crate.
 //!
 //! | store | use it for | engine |
 //! |---|---|---|
