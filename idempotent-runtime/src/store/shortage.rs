@@ -24,7 +24,8 @@ pub(super) fn is_cause_of(error: &(dyn Error + 'static)) -> bool {
 
 /// Returns whether this process can open no file at present. Some clients do not say why they have no connection.
 pub(super) fn lacks_files() -> bool {
-    File::open("/").is_err_and(|error| is_shortage(&error))
+    // A file that always exists.
+    File::open(if cfg!(windows) { "NUL" } else { "/" }).is_err_and(|error| is_shortage(&error))
 }
 
 fn is_shortage(error: &io::Error) -> bool {

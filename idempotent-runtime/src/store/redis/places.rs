@@ -26,16 +26,20 @@ const KNOWN_FOR: Duration = Duration::from_millis(100);
 pub(super) struct Places(Mutex<Option<(Instant, bool)>>);
 
 impl Places {
-    /// Returns whether the server at this address rejects connections because it has too many. Returns false for a
-    /// server with TLS, which sends no such error in clear.
-    pub(super) async fn are_taken(&self, address: &ConnectionAddr) -> bool {
+    /// Returns whether the server at this address rejects connections because it has too many. Asks for the address
+    /// only if the last result is too old, because Sentinels may have to be asked for it. Returns false for a server with
+    /// TLS, which sends no such error in clear, and if there is no address.
+    pub(super) async fn are_taken<E>(&self, address: impl Future<Output = Result<ConnectionAddr, E>>) -> bool {
         let mut last = self.0.lock().await;
         if let Some((at, are_taken)) = *last
             && at.elapsed() < KNOWN_FOR
         {
             return are_taken;
         }
-        let told = timeout(TOLD_WITHIN, first_words(address)).await.ok().flatten();
+        let told = match address.await {
+            Ok(address) => timeout(TOLD_WITHIN, first_words(&address)).await.ok().flatten(),
+            Err(_) => None,
+        };
         let are_taken = told.is_some_and(|told| is_about_places(&String::from_utf8_lossy(&told)));
         *last = Some((Instant::now(), are_taken));
         are_taken

@@ -126,10 +126,7 @@ impl Reconnecting {
     /// application's, because its address is not known.
     pub(super) async fn is_without_places(&self) -> bool {
         let Some(way) = &self.0.way else { return false };
-        match way.address().await {
-            Ok(address) => self.0.places.are_taken(&address).await,
-            Err(_) => false,
-        }
+        self.0.places.are_taken(way.address()).await
     }
 
     /// Returns the connection for the next call.
