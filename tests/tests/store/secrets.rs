@@ -8,8 +8,12 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use idempotent_runtime::store::{EntryState, MemoryStore, PostgresStore, SqliteStore, StoreAdmin};
-use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, RegistryBuilder, Tx, idempotent};
+use idempotent_runtime::store::{
+    ClaimRequest, EntryState, Held, MemoryStore, PostgresStore, SqliteStore, Store as _, StoreAdmin, Token,
+};
+use idempotent_runtime::{
+    Fingerprint, Idempotency, Record, RecordKey, RecordedBody, Registry, RegistryBuilder, Tx, idempotent,
+};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::{Answer, Dump, Fault, FaultyStore, Logs, Runs, Server, answer, eventually, sealing_key, stores};
 use sqlx::Postgres;
@@ -222,6 +226,26 @@ async fn unknown_secret_is_rejected_and_named_and_runs_nothing() {
         is_unavailable("acme", "tea").await;
         assert_eq!(runs.started(), 1);
     }
+}
+
+/// A later release of the library, which computes fingerprints in another way, has claimed and recorded the key.
+#[tokio::test]
+async fn fingerprint_of_another_algorithm_runs_nothing() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(store.clone(), PLAIN, &runs).await;
+    let key = RecordKey::new("secret-charges", None, KEY);
+    let fingerprint = Fingerprint::from_bytes(std::array::from_fn(|at| if at == 3 { 2 } else { 0 }));
+    let request = ClaimRequest::new(Token::unique(), fingerprint);
+    store.claim(&key, request).await.expect("the key is free");
+    let is_unavailable =
+        async || assert_eq!(send(&server, "/charges", "acme", "tea").await.rejection(), "store_unavailable");
+    is_unavailable().await;
+    let body = RecordedBody::Whole("run 1".into());
+    let record = Record::new(StatusCode::CREATED, Vec::new(), body, fingerprint, SystemTime::now());
+    let completed = store.complete(&key, request.token, record, Duration::from_hours(1)).await;
+    assert_eq!(completed.expect("the store answers"), Held::Yes);
+    is_unavailable().await;
+    assert_eq!(runs.started(), 0);
 }
 
 /// The claim of a process that died was made with other secrets, or without one. A third process with other secrets
