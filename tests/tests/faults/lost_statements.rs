@@ -44,7 +44,7 @@ async fn waits_without_a_limit(mut tx: Tx<Postgres>, State(runs): State<Runs>, h
         other => panic!("{other}"),
     };
     if let Err(error) = waited {
-        assert!(error.to_string().contains("carries nothing any more"), "{error}");
+        assert!(error.to_string().contains("no longer answers"), "{error}");
         let later = sqlx::raw_sql(EFFECT).execute(&mut *tx).await.expect_err("nothing is sent");
         assert_eq!(later.to_string(), error.to_string());
     }

@@ -55,7 +55,7 @@ async fn listen(origin: Arc<Origin>, channel: String, ended: Arc<KeyedNotify>) {
             }
             Err(error) if may_not(&error) && !mem::replace(&mut has_warned, true) => tracing::warn!(
                 %error,
-                "notifications cannot be received: requests that wait for a request of another process look every 250 ms; grant \
+                "notifications cannot be received: requests that wait for a request of another process poll every 250 ms; grant \
                  +subscribe and &{channel}"
             ),
             Err(_) => {}

@@ -69,8 +69,8 @@ pub enum RedisOpenError {
     },
     /// The server does not allow to read whether it evicts keys.
     #[error(
-        "whether Redis evicts keys cannot be read (`INFO memory` and `CONFIG GET maxmemory-policy` are both forbidden), and \
-         a record that is evicted is run again: grant `+info`, or say `.allow_eviction()` where maxmemory-policy is \
+        "it is unknown whether Redis evicts keys (`INFO memory` and `CONFIG GET maxmemory-policy` are both forbidden), and \
+         a request whose record is evicted runs again: grant `+info`, or say `.allow_eviction()` where maxmemory-policy is \
          noeviction or a second execution is harmless"
     )]
     UnknownEviction(#[source] RedisError),

@@ -22,7 +22,7 @@ pub(super) async fn try_all(inner: &Inner) -> Result<(), RedisOpenError> {
     if let Some(error) = rejects(inner, &publish).await? {
         tracing::warn!(
             %error,
-            "notifications cannot be sent: requests that wait for a request of another process look every 250 ms; grant +publish and &{}",
+            "notifications cannot be sent: requests that wait for a request of another process poll every 250 ms; grant +publish and &{}",
             inner.channel
         );
     }

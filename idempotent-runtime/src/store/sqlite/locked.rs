@@ -143,7 +143,7 @@ pub(super) async fn decide_claim(
 pub(super) const MOST_LOOKS: usize = 3;
 
 pub(super) fn changing() -> StoreError {
-    StoreError::busy("the lease of the claim was renewed at each of three looks")
+    StoreError::busy("the lease of the claim was renewed during each of three tries")
 }
 
 /// Deletes a batch of expired entries. Returns how many.
