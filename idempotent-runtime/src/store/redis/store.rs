@@ -29,7 +29,7 @@ use crate::store::resolution::{Resolution, Resolved};
 /// unlike a purge, because its token belongs to no other claim.
 const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(5 * 60);
 
-/// A store that keeps claims and records in Redis or Valkey, version 6.2 or newer. With feature `redis-cluster` it also
+/// A store that keeps claims and records in Redis 6.2 or newer, or in Valkey. With feature `redis-cluster` it also
 /// works in a Cluster, and with `redis-sentinel` on the master that Sentinels name.
 ///
 /// Nothing is sent in clear to another machine, unless the URL allows it: [`builder`](Self::builder) lists the forms of
