@@ -2,12 +2,12 @@
 //! lives.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
+use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::lease::state::Lease;
 use crate::store::claim::ClaimRequest;
@@ -22,32 +22,65 @@ fn life_of(request: &ClaimRequest) -> Duration {
     if request.after_crash.may_rerun() { request.ttl } else { Duration::MAX }
 }
 
-/// The steps of a lease are being extended until this is dropped: with its task, or with the runtime of its task.
-struct Extending(Arc<Lease>);
+/// The end of a claim whose handler has taken steps.
+#[derive(Clone, Copy)]
+pub(super) struct EndedClaim {
+    /// Not later than the moment from which the store counts the ttl of the record.
+    since: Instant,
+    ttl: Duration,
+    has_record: bool,
+}
 
-impl Drop for Extending {
-    fn drop(&mut self) {
-        self.0.is_extending_steps.store(false, Ordering::SeqCst);
+impl EndedClaim {
+    /// A claim that has just ended: with a record that was sent then, or without one.
+    pub(super) fn new(record_sent_at: Option<Instant>, ttl: Duration) -> Self {
+        let since = record_sent_at.unwrap_or_else(Instant::now);
+        Self { since, ttl, has_record: record_sent_at.is_some() }
+    }
+
+    /// How long a step lives from now on. A retry gets the record while there is one, so a step may expire earlier than the
+    /// record, and must not expire later: the next execution would find it. So the store may apply this lifetime later,
+    /// by the time that one call may take, or by half of what is left.
+    fn life_of_step(&self, limit: Duration) -> Duration {
+        let left = self.ttl.saturating_sub(self.since.elapsed());
+        let reserve = if self.has_record { limit.min(left / 2) } else { Duration::ZERO };
+        if left > SHORTEST_LEFT { left - reserve } else { SHORTEST_LIFE }
+    }
+
+    /// Whether a step may expire later than the record, if the store has given it this lifetime by now.
+    fn is_outlived_by(&self, life: Duration) -> bool {
+        let since_end = self.since.elapsed().saturating_add(life).saturating_add(ROUNDING);
+        self.has_record && life > SHORTEST_LIFE && since_end > self.ttl
     }
 }
 
+/// The lifetime of a step that should have expired: not zero, which is no lifetime for some stores.
+const SHORTEST_LIFE: Duration = Duration::from_millis(1);
+
+/// With less than this left, the next call would come too late.
+const SHORTEST_LEFT: Duration = Duration::from_millis(20);
+
+/// Stores count in milliseconds.
+const ROUNDING: Duration = Duration::from_millis(2);
+
 impl Lease {
-    /// Notes that a step begins. From now on, the time when the claim ends must be kept.
-    pub(crate) fn begin_step(&self) {
-        lock(&self.state).takes_steps = true;
+    /// Notes that a step begins, which lives for `ttl` after the end of the claim.
+    pub(crate) fn begin_step(&self, ttl: Duration) {
+        lock(&self.state).ttl_of_steps = Some(ttl);
     }
 
-    /// When the claim has ended. `None` while it is held, and after it has lapsed.
-    pub(crate) fn ended_at(&self) -> Option<Instant> {
-        lock(&self.state).ended_at
+    fn ended(&self) -> Option<EndedClaim> {
+        lock(&self.state).ended
+    }
+
+    /// Whether the claim has ended. It has not if it has lapsed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended().is_some()
     }
 
     /// How long a step lives from now on: as long as the claim, or, after the claim has ended, for the rest of its ttl.
-    pub(crate) fn life_of_step(&self, ttl: Duration) -> Duration {
-        match self.ended_at() {
-            None => life_of(&self.request),
-            Some(ended_at) => ttl.saturating_sub(ended_at.elapsed()),
-        }
+    pub(crate) fn life_of_step(&self) -> Duration {
+        self.ended().map_or(life_of(&self.request), |ended| ended.life_of_step(self.store.limit()))
     }
 
     /// Notes that the step has a record. From now on, the record lives as long as the claim.
@@ -61,62 +94,141 @@ impl Lease {
 
     /// Extends the steps after the claim was renewed. The steps of a claim that never expires do not expire either.
     pub(super) fn renew_steps(self: &Arc<Self>) {
-        let is_renewed = self.request.after_crash.may_rerun() && self.has_steps();
-        if is_renewed && !self.is_extending_steps.swap(true, Ordering::SeqCst) {
-            let extending = Extending(Arc::clone(self));
-            tokio::spawn(async move { extending.0.extend_steps(extending.0.request.ttl).await });
+        if self.request.after_crash.may_rerun() && self.has_steps() && self.extending_steps.try_lock().is_ok() {
+            let this = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Ok(_extending) = this.extending_steps.try_lock() {
+                    this.extend_steps().await;
+                }
+            });
         }
     }
 
-    /// The claim has ended, and its entry lives for `ttl`: its steps must not live longer.
-    pub(crate) fn end_steps(self: &Arc<Self>, ttl: Duration, counted: impl Send + 'static) {
-        if life_of(&self.request) > ttl {
+    /// The claim has ended: its steps must not live longer than its record. `counted` is dropped when the store knows that.
+    pub(crate) fn end_steps(self: &Arc<Self>, counted: impl Send + 'static) {
+        let Some(ended) = self.ended() else { return };
+        if life_of(&self.request) > ended.ttl || self.extending_steps.try_lock().is_err() {
             let this = Arc::clone(self);
             tokio::spawn(async move {
-                this.extend_steps(ttl).await;
+                // A renewal that is extending them corrects itself. The wait has a limit, because the renewal may be stuck on a
+                // blocked runtime.
+                let _extending = Deadline::after(this.store.limit()).bound(this.extending_steps.lock()).await;
+                this.extend_steps().await;
                 drop(counted);
             });
         }
     }
 
-    async fn extend_steps(&self, ttl: Duration) {
+    async fn extend_steps(&self) {
         let steps = lock(&self.steps).clone();
-        stream::iter(&steps).for_each_concurrent(AT_ONCE, |step| self.extend_step(step, ttl)).await;
+        stream::iter(&steps).for_each_concurrent(AT_ONCE, |step| self.extend_step(step)).await;
     }
 
-    pub(crate) async fn extend_step(&self, step: &RecordKey, ttl: Duration) {
-        if let Err(error) = self.store.persistently(|| self.store.extend(step, ttl)).await {
-            tracing::warn!(
-                scope = &*self.scope,
-                store = self.store.name(),
-                error = &error as &dyn std::error::Error,
-                "the store could not change how long the result of a step is kept: the earlier time stays"
-            );
+    /// Says how long the step lives from now on, and says it again if the claim has ended meanwhile or the store was too slow.
+    pub(crate) async fn extend_step(&self, step: &RecordKey) {
+        let extend = || async {
+            let life = self.life_of_step();
+            self.store.extend(step, life).await.map(|_| life)
+        };
+        loop {
+            let had_ended = self.has_ended();
+            match self.store.persistently(extend).await {
+                Ok(life) => {
+                    let ended = self.ended();
+                    let is_too_long = ended.is_some_and(|ended| ended.is_outlived_by(life));
+                    if !is_too_long && ended.is_some() == had_ended {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        scope = &*self.scope,
+                        store = self.store.name(),
+                        error = &error as &dyn std::error::Error,
+                        "the store could not change how long the result of a step is kept: the earlier time stays"
+                    );
+                    return;
+                }
+            }
         }
     }
 }
 
 #[cfg(all(test, not(shuttle), feature = "memory"))]
 mod tests {
+    use http::StatusCode;
+
     use crate::fingerprint::Fingerprint;
     use crate::policy::scope::Scope;
+    use crate::record::{Record, RecordedBody, now_in_millis};
     use crate::store::claim::Token;
+    use crate::store::contract::{Store as _, StoreAdmin as _};
     use crate::store::handle::StoreHandle;
     use crate::store::memory::store::MemoryStore;
 
     use super::*;
 
-    #[test]
-    fn steps_are_kept_again_after_the_runtime_of_their_task_ended() {
-        let store = StoreHandle::new("default", Arc::new(MemoryStore::new()), Duration::MAX);
+    fn record() -> Record {
+        Record {
+            status: StatusCode::OK,
+            headers: Vec::new(),
+            body: RecordedBody::Whole("7".into()),
+            fingerprint: Fingerprint::from_bytes([1; 32]),
+            recorded_at: now_in_millis(),
+        }
+    }
+
+    fn lease_with_a_step(store: MemoryStore) -> (Arc<Lease>, RecordKey) {
+        let store = StoreHandle::new("default", Arc::new(store), Duration::from_secs(2));
         let key = RecordKey::new("charges", None, "k");
         let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]));
         let lease = Arc::new(Lease::new(store, key.clone(), &request, Scope::Handler("charges")));
-        lease.keep_step(&key.step("provider"));
-        let runtime = ::tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(async { lease.renew_steps() });
-        assert!(lease.is_extending_steps.load(Ordering::SeqCst), "the task has not begun");
-        drop(runtime);
-        assert!(!lease.is_extending_steps.load(Ordering::SeqCst));
+        let step = key.step("provider");
+        lease.keep_step(&step);
+        (lease, step)
+    }
+
+    #[test]
+    fn steps_are_kept_again_after_the_runtime_of_their_task_ended() {
+        let store = MemoryStore::new();
+        let (lease, step) = lease_with_a_step(store.clone());
+        let request = lease.request.with_token(Token::unique());
+        let runtime = || ::tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let left = async || store.get(&step).await.expect("it answers").and_then(|entry| entry.expires_in);
+        let first = runtime();
+        first.block_on(async {
+            store.claim(&step, request).await.expect("it answers");
+            store.complete(&step, request.token, record(), Duration::from_secs(1)).await.expect("it answers");
+            lease.renew_steps();
+        });
+        // The task has not begun.
+        drop(first);
+        runtime().block_on(async {
+            assert!(left().await <= Some(Duration::from_secs(1)));
+            lease.renew_steps();
+            while left().await <= Some(Duration::from_secs(1)) {
+                ::tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    /// For each part of the ttl that may have passed, and each limit of a call; in milliseconds.
+    #[test]
+    fn lifetime_of_a_step_ends_before_its_record() {
+        let ttl = Duration::from_millis(1000);
+        for (passed, limit) in [(0, 100), (500, 100), (950, 100), (1000, 100), (1500, 100), (0, 5000), (700, 5000)] {
+            let since = Instant::now().checked_sub(Duration::from_millis(passed)).expect("the machine runs for longer");
+            let ended = EndedClaim { since, ttl, has_record: true };
+            let life = ended.life_of_step(Duration::from_millis(limit));
+            assert!(life >= SHORTEST_LIFE, "{passed} {limit}");
+            assert!(!ended.is_outlived_by(life), "{passed} {limit}: {life:?}");
+        }
+    }
+
+    #[test]
+    fn step_of_a_claim_without_a_record_keeps_the_whole_ttl() {
+        let ended = EndedClaim::new(None, Duration::from_secs(60));
+        assert!(ended.life_of_step(Duration::from_secs(2)) > Duration::from_secs(59));
+        assert!(!ended.is_outlived_by(Duration::from_secs(61)));
     }
 }

@@ -292,7 +292,7 @@ impl Claimed {
 
     fn end_steps(&self) {
         if self.lease.has_steps() {
-            self.lease.share().end_steps(self.run.classifier.policy.ttl(), self.run.registry.running().token());
+            self.lease.share().end_steps(self.run.registry.running().token());
         }
     }
 
