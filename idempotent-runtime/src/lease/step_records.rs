@@ -10,7 +10,8 @@ use futures_util::stream;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::lease::state::Lease;
-use crate::store::claim::ClaimRequest;
+use crate::store::claim::{ClaimRequest, Held};
+use crate::store::entry::{Entry, EntryState};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{lock, tokio};
 
@@ -104,19 +105,36 @@ impl Lease {
         }
     }
 
-    /// The claim has ended: its steps must not live longer than its record. `counted` is dropped when the store knows that.
-    pub(crate) fn end_steps(self: &Arc<Self>, counted: impl Send + 'static) {
+    /// The claim has ended, as the store has answered: its steps must not live longer than the record of the key. `counted` is
+    /// dropped when the store knows that.
+    pub(crate) fn end_steps(self: &Arc<Self>, held: Held, counted: impl Send + 'static) {
         let Some(ended) = self.ended() else { return };
-        if life_of(&self.request) > ended.ttl || self.extending_steps.try_lock().is_err() {
+        let is_lost = held == Held::No;
+        if is_lost || life_of(&self.request) > ended.ttl || self.extending_steps.try_lock().is_err() {
             let this = Arc::clone(self);
             tokio::spawn(async move {
                 // A renewal that is extending them corrects itself. The wait has a limit, because the renewal may be stuck on a
                 // blocked runtime.
                 let _extending = Deadline::after(this.store.limit()).bound(this.extending_steps.lock()).await;
-                this.extend_steps().await;
+                // The attempt that has the key may need them, as long as it has no record.
+                if !is_lost || this.finds_record().await || !this.request.after_crash.may_rerun() {
+                    this.extend_steps().await;
+                }
                 drop(counted);
             });
         }
+    }
+
+    /// Whether another attempt has recorded a response. From then on, the claim has ended as that attempt's has.
+    async fn finds_record(&self) -> bool {
+        let since = Instant::now();
+        let Ok(Some(Entry { state: EntryState::Completed { .. }, expires_in: Some(ttl), .. })) =
+            self.store.get(&self.key).await
+        else {
+            return false;
+        };
+        lock(&self.state).ended = Some(EndedClaim { since, ttl, has_record: true });
+        true
     }
 
     async fn extend_steps(&self) {

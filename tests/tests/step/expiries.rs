@@ -9,9 +9,9 @@ use axum::response::Response;
 use axum::routing::post;
 use futures_util::future::join4;
 use http::StatusCode;
-use idempotent_runtime::store::{EntryState, Held, MemoryStore, StoreAdmin, StoreError, Token};
+use idempotent_runtime::store::{Entry, EntryState, Held, MemoryStore, StoreAdmin, StoreError, Token};
 use idempotent_runtime::{Idempotency, Record, RecordKey, Registry, idempotent};
-use idempotent_tests::{Runs, Server, Wrapped, Wrapper, eventually, stores};
+use idempotent_tests::{Fault, FaultyStore, PATIENCE, Runs, Server, Wrapped, Wrapper, eventually, stores};
 use tokio::sync::watch;
 
 /// Counts the executions of a step, and of the code after it.
@@ -44,6 +44,9 @@ async fn unique_order(State(runs): State<Executions>, idempotency: Idempotency) 
     answer(&runs, &idempotency).await
 }
 
+/// Half of the ttl of each record.
+const HALF: Duration = Duration::from_millis(500);
+
 /// Calls that end when half of the ttl of the handler's record has passed.
 #[derive(Clone, Copy)]
 struct Late {
@@ -65,7 +68,7 @@ impl<S: StoreAdmin> LateStore<S> {
         loop {
             match self.inner.get(&self.key).await {
                 Ok(Some(entry)) if matches!(entry.state, EntryState::Claimed { .. }) => {}
-                Ok(Some(entry)) if entry.expires_in > Some(Duration::from_millis(500)) => {}
+                Ok(Some(entry)) if entry.expires_in > Some(HALF) => {}
                 Ok(_) => return,
                 Err(error) => panic!("the store answers: {error}"),
             }
@@ -94,6 +97,58 @@ impl<S: StoreAdmin> Wrapper for LateStore<S> {
         }
         self.inner.extend(key, ttl).await
     }
+}
+
+/// Only its first attempt takes the step.
+#[idempotent(scope = "resumed-orders", ttl = "1s", lease = "300ms")]
+async fn resumed_order(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String, Response> {
+    if idempotency.attempt() == 2 {
+        return Ok("no reservation".to_owned());
+    }
+    answer(&runs, &idempotency).await
+}
+
+/// A paused attempt records its step when its successor has recorded the response.
+async fn late_step_expires_before_the_record(store: impl StoreAdmin) {
+    let store = Arc::new(store);
+    let paused = Arc::new(FaultyStore::around(Arc::clone(&store)));
+    let runs = Executions { step: Runs::held(), rest: Runs::free() };
+    let serve = async |registry: Registry| {
+        let app = Router::new().route("/resumed", post(resumed_order)).with_state(runs.clone());
+        Server::start(app.layer(registry.layer())).await
+    };
+    let registry = Registry::new(Arc::clone(&paused));
+    let (first, second) = (serve(registry.clone()).await, serve(Registry::new(Arc::clone(&store))).await);
+    let late = tokio::spawn(async move { first.post_with_key("/resumed", "k").await });
+    runs.step.until_started(1).await;
+    paused.on_renew(Fault::Unreachable);
+    let answer = eventually(async || second.post_with_key("/resumed", "k").await, |answer| answer.status == 200).await;
+    assert_eq!(answer.text(), "no reservation");
+    let key = RecordKey::new("resumed-orders", None, "k");
+    let get = async |key: &RecordKey| store.get(key).await.expect("the store answers");
+    let is_half_over = |entry: &Option<Entry>| entry.as_ref().is_none_or(|entry| entry.expires_in < Some(HALF));
+    eventually(async || get(&key).await, is_half_over).await;
+    paused.on_renew(Fault::None);
+    runs.step.let_finish(2);
+    assert_eq!(late.await.expect("it answers").rejection(), "claim_lost");
+    assert!(get(&key).await.is_some(), "the record of the successor");
+    eventually(async || get(&key).await, Option::is_none).await;
+    assert_eq!(get(&key.step("reserve")).await, None, "the step outlives the record of its key");
+    assert_eq!(second.post_with_key("/resumed", "k").await.text(), "reservation 2");
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn step_of_a_paused_attempt_expires_before_the_record() {
+    let (sqlite, _folder) = stores::sqlite().await;
+    let (postgres, redis) = (stores::postgres(4).await, stores::redis().await);
+    let _: ((), (), (), ()) = join4(
+        late_step_expires_before_the_record(MemoryStore::new()),
+        late_step_expires_before_the_record(sqlite),
+        late_step_expires_before_the_record(postgres),
+        late_step_expires_before_the_record(redis),
+    )
+    .await;
 }
 
 #[derive(Clone, Copy)]
