@@ -18,6 +18,15 @@ use crate::sync::{lock, tokio};
 /// How many steps are extended at once: a handler may have thousands of steps.
 const AT_ONCE: usize = 8;
 
+/// The lifetime of a step that should have expired: not zero, which is no lifetime for some stores.
+const SHORTEST_LIFE: Duration = Duration::from_millis(1);
+
+/// With less than this left, the next call would come too late.
+const SHORTEST_LEFT: Duration = Duration::from_millis(20);
+
+/// Stores count in milliseconds.
+const ROUNDING: Duration = Duration::from_millis(2);
+
 /// How long a claim lives after its last renewal.
 fn life_of(request: &ClaimRequest) -> Duration {
     if request.after_crash.may_rerun() { request.ttl } else { Duration::MAX }
@@ -45,7 +54,7 @@ impl EndedClaim {
     fn life_of_step(&self, limit: Duration) -> Duration {
         let left = self.ttl.saturating_sub(self.since.elapsed());
         let reserve = if self.has_record { limit.min(left / 2) } else { Duration::ZERO };
-        if left > SHORTEST_LEFT { left - reserve } else { SHORTEST_LIFE }
+        if left > SHORTEST_LEFT { left.saturating_sub(reserve) } else { SHORTEST_LIFE }
     }
 
     /// Whether a step may expire later than the record, if the store has given it this lifetime by now.
@@ -54,15 +63,6 @@ impl EndedClaim {
         self.has_record && life > SHORTEST_LIFE && since_end > self.ttl
     }
 }
-
-/// The lifetime of a step that should have expired: not zero, which is no lifetime for some stores.
-const SHORTEST_LIFE: Duration = Duration::from_millis(1);
-
-/// With less than this left, the next call would come too late.
-const SHORTEST_LEFT: Duration = Duration::from_millis(20);
-
-/// Stores count in milliseconds.
-const ROUNDING: Duration = Duration::from_millis(2);
 
 impl Lease {
     /// Notes that a step begins, which lives for `ttl` after the end of the claim.
@@ -216,7 +216,8 @@ mod tests {
         let first = runtime();
         first.block_on(async {
             store.claim(&step, request).await.expect("it answers");
-            store.complete(&step, request.token, record(), Duration::from_secs(1)).await.expect("it answers");
+            let completed = store.complete(&step, request.token, record(), Duration::from_secs(1)).await;
+            assert_eq!(completed.expect("it answers"), Held::Yes);
             lease.renew_steps();
         });
         // The task has not begun.
@@ -233,7 +234,7 @@ mod tests {
     /// For each part of the ttl that may have passed, and each limit of a call; in milliseconds.
     #[test]
     fn lifetime_of_a_step_ends_before_its_record() {
-        let ttl = Duration::from_millis(1000);
+        let ttl = Duration::from_secs(1);
         for (passed, limit) in [(0, 100), (500, 100), (950, 100), (1000, 100), (1500, 100), (0, 5000), (700, 5000)] {
             let since = Instant::now().checked_sub(Duration::from_millis(passed)).expect("the machine runs for longer");
             let ended = EndedClaim { since, ttl, has_record: true };

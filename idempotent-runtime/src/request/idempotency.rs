@@ -135,8 +135,8 @@ impl Idempotency {
     /// Runs `run` once for this key, and records its result. An attempt after a crash gets the recorded result.
     ///
     /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step). It is
-    /// kept as long as the handler's claim, and then for the handler's `ttl`. If an attempt after a crash reads it, it
-    /// is kept longer. The attempt that produces it also reads it back from JSON, so all attempts see the same value.
+    /// kept as long as the handler's claim, and then for the handler's `ttl`. If the response is recorded, the result
+    /// expires shortly before that record. If an attempt after a crash reads it, it is kept longer. The attempt that produces it also reads it back from JSON, so all attempts see the same value.
     /// `digest_keys` and `seal_with` apply to it as to responses. The name is readable, so do not put a secret into it.
     ///
     /// # What it promises
@@ -150,6 +150,7 @@ impl Idempotency {
     /// | … while it runs a step | the other attempt waits until the step ends or its lease expires, and gets its result |
     /// | `run` returns an error | you get the error, and nothing is recorded: the name can be used again |
     /// | `run` panics, or the step is dropped, for instance by a timeout around it | it may have run, and it runs again |
+    /// | the process dies right after the response is recorded, under `after_crash = "reject"` or with a `ttl` shorter than two leases | its result may be kept for longer than the response: the first execution after the `ttl` may get it |
     /// | the client disconnects | handler and step continue |
     /// | the store is unreachable | the call is repeated for as long as the registry allows a store to take, then it fails. If `run` has already run, that is [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and recording is tried again while this process lives: a later attempt waits for it |
     /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. To prevent this, return an error from `run` |
