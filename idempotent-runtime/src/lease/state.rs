@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
+use crate::lease::ended_claim::EndedClaim;
 use crate::lease::pending_claims::Count;
-use crate::lease::step_records::EndedClaim;
 use crate::observe;
 use crate::policy::scope::Scope;
 use crate::store::claim::{ClaimRequest, Held, Token};
