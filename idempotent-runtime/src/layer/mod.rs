@@ -275,7 +275,7 @@ impl IdempotencyLayer {
         R::Error: Into<BoxError>,
     {
         let needs_no_key = is_of_fallback::<S>(request.extensions());
-        let gate = self.gate(&mut request).await.filter(|(gate, _)| !(needs_no_key && gate.lacks_key()));
+        let gate = self.gate(&mut request).await.filter(|(gate, _)| !(needs_no_key && gate.is_rejected_without_key()));
         let Some((gate, execution)) = gate else {
             poll_fn(|cx| inner.poll_ready(cx)).await?;
             return inner.call(request).await.map(|response| without_foreign_headers(response.map(Body::new)));

@@ -48,7 +48,7 @@ struct OfStore {
     by_key: HashMap<RecordKey, Vec<Arc<Lease>>, KeyHasher>,
     /// The groups that have a batch in flight. Leases of such a group that become due wait for its end.
     batches: HashSet<Group>,
-    /// How many leases are being renewed alone.
+    /// The number of leases that are renewed outside of a batch.
     alone: usize,
 }
 

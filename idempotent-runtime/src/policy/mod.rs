@@ -317,8 +317,10 @@ impl Policy {
         &self.settings
     }
 
-    /// Returns the policy of the same handler with other settings.
+    /// Returns the policy of the same handler with other settings. A layer's policy cannot be changed in this way: it has
+    /// texts and lists of its own.
     pub(crate) fn with_settings(&self, settings: Settings) -> Self {
+        debug_assert!(self.built.is_none(), "only the policies of handlers are overridden");
         Self { location: self.location.clone(), settings, database: self.database, built: None, predicate: None }
     }
 

@@ -113,13 +113,13 @@ impl Gate {
         self.cache_if = Some(predicate);
     }
 
-    /// Returns whether the request has a key, or is rejected because of its key.
+    /// Returns whether the request has a key, or is already rejected.
     pub(crate) fn has_key_or_rejection(&self) -> bool {
         self.key.is_some()
     }
 
     /// Returns whether the request is rejected because it has no key.
-    pub(crate) fn lacks_key(&self) -> bool {
+    pub(crate) fn is_rejected_without_key(&self) -> bool {
         matches!(self.key, Some(Err(Rejection::MissingKey { .. })))
     }
 
@@ -134,7 +134,7 @@ impl Gate {
         self.key = None;
     }
 
-    /// Returns whether the request is rejected because of its key, or because it has none.
+    /// Returns whether the request is already rejected: because of its key, because it has none, or because of its body.
     pub(super) fn is_rejected(&self) -> bool {
         matches!(self.key, Some(Err(_)))
     }

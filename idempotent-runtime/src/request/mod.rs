@@ -18,7 +18,7 @@
 //!     ▼
 //!  claim        asks the store ───▶ completed: replay sends the record
 //!     │            │           └──▶ in flight: wait polls until the other request has ended, or rejects at once
-//!     │            └──────────────▶ anything else: a rejection; so does beyond_limit for a request that may not run
+//!     │            └──────────────▶ anything else: rejected. beyond_limit rejects a request that may not run
 //!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease has expired;
 //!     │         under `after_crash = "reject"` an operator resolves it
 //!     ▼
