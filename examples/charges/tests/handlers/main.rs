@@ -2,6 +2,7 @@
 
 mod direct_calls;
 mod events;
+mod freed_keys;
 mod routes;
 mod with_axum_test;
 
