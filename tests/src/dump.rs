@@ -27,7 +27,12 @@ impl Dump {
         let hexadecimal = format!("{:x}", Bytes::copy_from_slice(secret.as_bytes()));
         // The last base64 group depends on the bytes that follow, so only a whole value can be found.
         let base64 = base64(secret.as_bytes());
-        [secret, &hexadecimal, &base64].into_iter().any(|form| memmem::find(&self.0, form.as_bytes()).is_some())
+        [secret, &hexadecimal, &base64].into_iter().any(|form| self.has(form.as_bytes()))
+    }
+
+    /// Whether the files contain these bytes.
+    pub fn has(&self, bytes: &[u8]) -> bool {
+        memmem::find(&self.0, bytes).is_some()
     }
 }
 

@@ -31,10 +31,9 @@ pub(super) struct Seeds(Arc<Mutex<HashMap<RecordKey, Seed>>>);
 
 struct Seed {
     token: Token,
-    /// The fingerprint of the first request with the key. The other process counts as having the same request.
-    fingerprint: Option<Fingerprint>,
-    /// The time for which that request's policy keeps the record of the other process.
-    ttl: Duration,
+    /// The first request with the key, as its policy claims it. The other process counts as having the same request and
+    /// policy.
+    first: Option<ClaimRequest>,
     /// The way in which the claim ended before that request came.
     ending: Option<Ending>,
 }
@@ -53,39 +52,59 @@ impl Seeds {
         request: ClaimRequest,
     ) -> Result<(), StoreError> {
         let mut seeds = self.0.lock().await;
-        let Some(seed) = seeds.get_mut(key).filter(|seed| seed.fingerprint.is_none()) else { return Ok(()) };
-        let fingerprint = request.fingerprint;
-        let claim = ClaimRequest::new(seed.token, fingerprint)
-            .with_lease(LONG)
-            .with_ttl(LONG)
-            .with_after_crash(request.after_crash);
-        let claimed = store.claim(key, claim).await?;
-        if claimed != (Claim::Acquired { attempt: 1 }) {
-            return Err(StoreError::unavailable(format!("the seeded key was taken by another claim: {claimed:?}")));
-        }
-        (seed.fingerprint, seed.ttl) = (Some(fingerprint), request.ttl);
+        let Some(seed) = seeds.get_mut(key).filter(|seed| seed.first.is_none()) else { return Ok(()) };
+        // Its process renews the claim, so it has no end.
+        claim(store, key, request.with_token(seed.token).with_lease(LONG).with_ttl(LONG)).await?;
+        seed.first = Some(request);
         match seed.ending.take() {
             None => Ok(()),
-            Some(ending) => end(store, key, seed, fingerprint, ending).await,
+            Some(ending) => end(store, key, seed, request, ending).await,
         }
     }
+}
+
+async fn claim<S: StoreAdmin>(store: &S, key: &RecordKey, request: ClaimRequest) -> Result<(), StoreError> {
+    let claimed = store.claim(key, request).await?;
+    if claimed == (Claim::Acquired { attempt: 1 }) {
+        return Ok(());
+    }
+    Err(StoreError::unavailable(format!("the seeded key was taken by another claim: {claimed:?}")))
 }
 
 async fn end<S: StoreAdmin>(
     store: &S,
     key: &RecordKey,
-    &mut Seed { token, ttl, .. }: &mut Seed,
-    fingerprint: Fingerprint,
+    seed: &mut Seed,
+    first: ClaimRequest,
     ending: Ending,
 ) -> Result<(), StoreError> {
     let held = match ending {
-        Ending::Completed(record) => store.complete(key, token, Record { fingerprint, ..record }, ttl).await?,
-        Ending::Crashed => store.renew(key, token, Duration::ZERO).await?,
+        Ending::Completed(record) => {
+            let record = Record { fingerprint: first.fingerprint, ..record };
+            store.complete(key, seed.token, record, first.ttl).await?
+        }
+        Ending::Crashed => crash(store, key, seed, first).await?,
     };
     match held {
         Held::Yes => Ok(()),
         Held::No => Err(StoreError::unavailable("the seeded claim is gone: it was purged, resolved or taken over")),
     }
+}
+
+/// Ends the lease. The claim gets the ttl of the policy from now on, as if its process had renewed it until now. The
+/// caller has the seeds locked, so no request can claim the key in between.
+async fn crash<S: StoreAdmin>(
+    store: &S,
+    key: &RecordKey,
+    seed: &mut Seed,
+    first: ClaimRequest,
+) -> Result<Held, StoreError> {
+    if store.release(key, seed.token).await? == Held::No {
+        return Ok(Held::No);
+    }
+    seed.token = Token::unique();
+    claim(store, key, first.with_token(seed.token)).await?;
+    store.renew(key, seed.token, Duration::ZERO).await
 }
 
 /// A claim of a pretended other process whose handler runs, made by
@@ -129,7 +148,7 @@ pub struct SeededClaim<S> {
 
 impl<S: StoreAdmin> SeededClaim<S> {
     pub(super) async fn new(store: Arc<S>, seeds: Seeds, key: RecordKey) -> Self {
-        let seed = Seed { token: Token::unique(), fingerprint: None, ttl: LONG, ending: None };
+        let seed = Seed { token: Token::unique(), first: None, ending: None };
         seeds.0.lock().await.insert(key.clone(), seed);
         Self { store, seeds, key }
     }
@@ -169,7 +188,7 @@ impl<S: StoreAdmin> SeededClaim<S> {
         .await
     }
 
-    /// Makes the other process die and its lease expire. The policy decides what happens next.
+    /// Makes the other process die and its lease expire. The policy decides what happens next: its `ttl` begins now.
     ///
     /// # Errors
     ///
@@ -181,8 +200,8 @@ impl<S: StoreAdmin> SeededClaim<S> {
     async fn end(self, ending: Ending) -> Result<(), StoreError> {
         let mut seeds = self.seeds.0.lock().await;
         let Some(seed) = seeds.get_mut(&self.key) else { return Ok(()) };
-        if let Some(fingerprint) = seed.fingerprint {
-            return end(&*self.store, &self.key, seed, fingerprint, ending).await;
+        if let Some(first) = seed.first {
+            return end(&*self.store, &self.key, seed, first, ending).await;
         }
         seed.ending = Some(ending);
         Ok(())

@@ -115,6 +115,32 @@ async fn idempotency_of_a_copy_before_the_guard_takes_no_step() {
     assert_eq!(started, 2);
 }
 
+#[idempotent(scope = "late-early-key", cache = [402])]
+async fn key_of_early_copy(OfCopy(idempotency): OfCopy, _: Bytes) -> String {
+    format!("{:?}", idempotency.key())
+}
+
+#[idempotent(scope = "late-early-reference", cache = [402])]
+async fn reference_of_early_copy(OfCopy(idempotency): OfCopy, _: Bytes) -> String {
+    idempotency.downstream_key("bank")
+}
+
+/// The library cannot know whose request it is: it has no key, its downstream key is a new one each time, and each call
+/// is logged.
+#[tokio::test]
+async fn key_of_a_copy_before_the_guard_is_none_and_logged() {
+    let errors = async |route: MethodRouter<Runs>| {
+        let logs = Logs::collect();
+        let (said, ..) = attempts(route, false).await;
+        (said, logs.of_level("ERROR").iter().filter(|error| error.contains("a handler has copied or made")).count())
+    };
+    let (keys, logged) = errors(post(key_of_early_copy)).await;
+    assert_eq!((keys, logged), (["None".to_owned(), "None".to_owned()], 2));
+    let ([first, second], logged) = errors(post(reference_of_early_copy)).await;
+    assert_ne!(first, second);
+    assert_eq!(logged, 2);
+}
+
 #[idempotent(scope = "late-part")]
 async fn part(idempotency: Idempotency) -> String {
     format!("{:?}", idempotency.key())

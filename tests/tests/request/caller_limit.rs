@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::post;
 use futures_util::future::join_all;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::{Answer, PATIENCE, Runs, Server, answer, eventually};
 use reqwest::RequestBuilder;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tower::ServiceExt;
 
 #[idempotent(scope = "caller-limit-charges", caller = body)]
 async fn by_caller(State(runs): State<Runs>, body: String) -> (StatusCode, String) {
@@ -292,4 +294,35 @@ async fn handlers_without_their_clients_are_bounded() {
         .await;
         assert!(answer(request(&server, "/charges", "a", "0")).await.is_replay());
     }
+}
+
+#[tokio::test]
+async fn by_default_10000_handlers_run_and_5000_of_a_scope() {
+    let (runs, registry) = (Runs::held(), Registry::new(MemoryStore::new()));
+    let app = Router::new()
+        .route("/charges", post(by_caller))
+        .route("/refunds", post(in_another_scope))
+        .route("/waits", post(waits))
+        .with_state(runs.clone())
+        .layer(registry.layer());
+    let request = |path: &str, number: usize| {
+        let request = Request::post(path).header("idempotency-key", format!("{path}-{number}"));
+        app.clone().oneshot(request.body(Body::from("alice")).expect("a request"))
+    };
+    let mut running = Vec::new();
+    for path in ["/charges", "/refunds"] {
+        for number in 0..5_000 {
+            let mut running_one = Box::pin(request(path, number));
+            assert!((&mut running_one).now_or_never().is_none(), "{path} {number} is held");
+            running.push(running_one);
+        }
+        assert_eq!(runs.started(), running.len());
+        assert_eq!(request(path, 5_000).await.expect("it answers").status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+    }
+    let of_a_third_scope = request("/waits", 0).await.expect("it answers");
+    assert_eq!((of_a_third_scope.status(), runs.started()), (StatusCode::SERVICE_UNAVAILABLE, 10_000));
+    runs.let_finish(10_001);
+    drop(running);
+    assert_eq!(registry.drain(PATIENCE).await, 0);
+    assert_eq!(request("/waits", 0).await.expect("it answers").status(), StatusCode::CREATED);
 }

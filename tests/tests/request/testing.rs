@@ -8,8 +8,11 @@ use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use axum::routing::{any, post};
+use idempotent_runtime::inspector::Inspector;
 use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
-use idempotent_runtime::testing::{self, Fault, TestRegistry, assert_not_replayed, assert_replayed, idempotency};
+use idempotent_runtime::testing::{
+    self, Fault, FaultyStore, TestRegistry, assert_not_replayed, assert_replayed, idempotency,
+};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, Rejection, Tx, idempotent};
 use idempotent_tests::{Logs, PATIENCE, Runs, Server, take_over};
 use sqlx::Sqlite;
@@ -28,6 +31,16 @@ async fn refund(State(runs): State<Runs>) -> String {
     format!("refund {}", runs.run().await)
 }
 
+#[idempotent(scope = "testing-short", ttl = "2h", lease = "1h")]
+async fn short(State(runs): State<Runs>) -> String {
+    format!("short {}", runs.run().await)
+}
+
+#[idempotent(scope = "testing-long", ttl = "72h")]
+async fn long(State(runs): State<Runs>) -> String {
+    format!("long {}", runs.run().await)
+}
+
 #[idempotent(scope = "transfers")]
 async fn transfer(State(runs): State<Runs>, _tx: Tx<Sqlite>) -> String {
     format!("transfer {}", runs.run().await)
@@ -38,6 +51,8 @@ fn app(runs: &Runs, registry: &Registry) -> Router {
         .route("/charges", any(charge))
         .route("/refunds", post(refund))
         .route("/transfers", post(transfer))
+        .route("/short", post(short))
+        .route("/long", post(long))
         .with_state(runs.clone())
         .layer(registry.layer())
 }
@@ -187,13 +202,52 @@ async fn a_seeded_claim_may_end_before_anybody_asks() {
 
 #[tokio::test(start_paused = true)]
 async fn seeded_record_lives_as_long_as_the_policy_says() {
+    for (name, scope, hours) in [("short", "testing-short", 2), ("long", "testing-long", 72)] {
+        for is_asked_first in [false, true] {
+            let registry = testing::registry();
+            let (app, path) = (app(&Runs::free(), &registry), format!("/{name}"));
+            let key = RecordKey::new(scope, None, "k");
+            let seeded = registry.seed_in_flight(key.clone()).await;
+            if is_asked_first {
+                assert_eq!(post_to(&app, &path, "k").await.status(), StatusCode::CONFLICT);
+            }
+            seeded.complete((StatusCode::CREATED, "afar")).await.expect("the store answers");
+            assert_eq!(text(post_to(&app, &path, "k").await).await, "afar");
+            let entry = registry.store().get(&key).await.expect("the store answers").expect("it is recorded");
+            assert_eq!(entry.expires_in, Some(Duration::from_hours(hours)), "of the paused clock");
+            advance(Duration::from_hours(hours - 1)).await;
+            assert_replayed(post_to(&app, &path, "k").await.headers());
+            advance(Duration::from_hours(1)).await;
+            assert_eq!(text(post_to(&app, &path, "k").await).await, format!("{name} 1"));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn crashed_seeded_claim_is_known_for_the_ttl_of_the_policy() {
     let registry = testing::registry();
-    let app = app(&Runs::free(), &registry);
-    let seeded = registry.seed_in_flight(RecordKey::new("charges", None, "k")).await;
-    seeded.complete((StatusCode::CREATED, "afar")).await.expect("the store answers");
-    assert_eq!(text(post_to(&app, "/charges", "k").await).await, "afar");
-    advance(Duration::from_hours(25)).await;
-    assert_eq!(text(post_to(&app, "/charges", "k").await).await, "charge 1 of k, attempt 1");
+    let key = RecordKey::new("testing-short", None, "k");
+    let seeded = registry.seed_in_flight(key.clone()).await;
+    assert_eq!(post_to(&app(&Runs::free(), &registry), "/short", "k").await.status(), StatusCode::CONFLICT);
+    seeded.crash().await.expect("the store answers");
+    let entry = registry.store().get(&key).await.expect("the store answers").expect("its claim is left");
+    assert_eq!(entry.expires_in, Some(Duration::from_hours(2)), "of the paused clock");
+}
+
+#[tokio::test]
+async fn listing_of_a_faulty_store_fails_on_command() {
+    let store = FaultyStore::new();
+    store.seed_in_flight(RecordKey::new("testing-short", None, "k")).await.crash().await.expect("the store answers");
+    let registry = Registry::new(store.clone());
+    let app = app(&Runs::free(), &registry).nest("/ops", Inspector::new(&registry).trust_everybody().router());
+    post_to(&app, "/short", "k").await;
+    for (fault, status) in [(Fault::None, 200), (Fault::Unreachable, 503), (Fault::None, 200)] {
+        store.on_list(fault);
+        assert_eq!(store.list(None, 10).await.is_err(), status == 503);
+        assert_eq!(StoreAdmin::claims(&store, None, 10).await.is_err(), status == 503);
+        let listing = send(&app, "GET", "/ops/api/summary", None, "").await;
+        assert_eq!(listing.status().as_u16(), status, "{}", text(listing).await);
+    }
 }
 
 #[tokio::test(start_paused = true)]

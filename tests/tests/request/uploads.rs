@@ -18,6 +18,9 @@ use tower::ServiceExt;
 /// Larger than the buffers of a connection, and than axum's limit for bodies.
 const LARGE: usize = 16 * 1024 * 1024;
 
+/// The key of the first client, with other credentials.
+const OF_A_STRANGER: &str = "idempotency-key: k\r\nauthorization: Bearer mallory";
+
 #[idempotent(scope = "uploads-streamed", fingerprint = none)]
 async fn upload(State(runs): State<Runs>, body: Body) -> Result<(StatusCode, String), StatusCode> {
     let mut length = 0;
@@ -70,9 +73,13 @@ fn head(path: &str, more: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {LARGE}\r\n{more}\r\n\r\n")
 }
 
-/// Sends like a client that reads nothing before it has sent everything.
 async fn send(server: &Server, path: &str) -> String {
-    let mut connection = server.connect_and_send(head(path, "idempotency-key: k").as_bytes()).await;
+    send_with(server, path, "idempotency-key: k").await
+}
+
+/// Sends like a client that reads nothing before it has sent everything.
+async fn send_with(server: &Server, path: &str, more: &str) -> String {
+    let mut connection = server.connect_and_send(head(path, more).as_bytes()).await;
     let chunk = vec![b'x'; 64 * 1024];
     for _ in 0..LARGE / chunk.len() {
         connection.write_all(&chunk).await.expect("the server reads");
@@ -90,6 +97,8 @@ async fn upload_that_is_answered_unread_is_read_to_its_end() {
         let (first, second) = tokio::join!(send(&server, path), async {
             runs.until_started(1).await;
             let second = send(&server, path).await;
+            let stranger = send_with(&server, path, OF_A_STRANGER).await;
+            assert!(stranger.starts_with("HTTP/1.1 422") && stranger.contains("other_credentials"), "{stranger}");
             runs.let_finish(1);
             second
         });
@@ -100,6 +109,8 @@ async fn upload_that_is_answered_unread_is_read_to_its_end() {
             replay.contains("idempotent-replayed: true") && replay.contains(&format!("run 1: {LARGE}")),
             "{replay}"
         );
+        let stranger = send_with(&server, path, OF_A_STRANGER).await;
+        assert!(stranger.starts_with("HTTP/1.1 422") && stranger.contains("other_credentials"), "{stranger}");
         store.on_claim(Fault::Unreachable);
         let rejected = send(&server, path).await;
         assert!(rejected.contains("store_unavailable"), "{rejected}");

@@ -1,6 +1,7 @@
 //! The rejection of a step is not a response of the handler: it is never recorded, even if other code makes a response
 //! of it.
 
+use std::future::pending;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,11 +10,12 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
-use idempotent_runtime::store::SqliteStore;
-use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, StepError, Tx, idempotent};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, StepError, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer};
+use idempotent_tests::{Fault, FaultyStore, Runs, Server, answer, take_over};
 use sqlx::Sqlite;
+use tokio::sync::Notify;
 
 /// The store is unavailable for the first step, and available for the second attempt.
 #[derive(Clone)]
@@ -88,6 +90,91 @@ async fn rejection_of_a_step_is_never_recorded() {
                 assert_eq!((answer.text(), answer.is_replay()), ("charged", is_replay), "{number} {is_rendered}");
             }
         }
+    }
+}
+
+/// The step of the first attempt is dropped, so its outcome is unknown.
+async fn unknown_step(runs: &Runs, idempotency: &Idempotency) -> Result<(), StepError> {
+    if runs.run().await > 1 {
+        return idempotency.step("charge", async || Ok(())).await;
+    }
+    let begun = Notify::new();
+    let step = idempotency.step("charge", async || {
+        begun.notify_one();
+        pending::<Result<(), StepError>>().await
+    });
+    tokio::select! {
+        ended = step => ended,
+        () = begun.notified() => Ok(()),
+    }
+}
+
+#[idempotent(scope = "rejected-unknown", cache = [201, 409], after_crash = "reject")]
+async fn unknown_as_response(State((runs, _)): State<Rejected>, idempotency: Idempotency) -> Result<(), Response> {
+    Ok(unknown_step(&runs, &idempotency).await?)
+}
+
+#[idempotent(scope = "rejected-unknown-status", cache = [201, 409], after_crash = "reject")]
+async fn unknown_as_status(State((runs, _)): State<Rejected>, idempotency: Idempotency) -> Result<(), StatusCode> {
+    Ok(unknown_step(&runs, &idempotency).await?)
+}
+
+type Rejected = (Runs, MemoryStore);
+
+#[tokio::test]
+async fn unknown_outcome_of_a_step_is_never_recorded() {
+    for route in [post(unknown_as_response), post(unknown_as_status)] {
+        let rejected = (Runs::free(), MemoryStore::new());
+        let registry = Registry::new(rejected.1.clone());
+        let app = Router::new().route("/", route).with_state(rejected.clone()).layer(registry.layer());
+        let server = Server::start(app).await;
+        assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::OK, "a status that is not recorded");
+        for attempt in [2, 3] {
+            let answer = server.post_with_key("/", "k").await;
+            assert_eq!((answer.status, answer.is_replay()), (StatusCode::CONFLICT, false));
+            assert_eq!(rejected.0.started(), attempt);
+        }
+    }
+}
+
+/// While the first attempt runs its step, another request takes the step's claim. The handler's claim remains.
+async fn lost_step((runs, store): &Rejected, scope: &str, idempotency: &Idempotency) -> Result<StatusCode, StepError> {
+    let is_first = runs.run().await == 1;
+    let step = RecordKey::new(scope, None, "k").step("charge");
+    let charge = async || {
+        if is_first {
+            take_over(store, &step).await;
+        }
+        Ok::<_, StepError>(())
+    };
+    idempotency.step("charge", charge).await.map(|()| StatusCode::CREATED)
+}
+
+#[idempotent(scope = "rejected-lost", cache = [201, 409])]
+async fn lost_as_response(State(state): State<Rejected>, idempotency: Idempotency) -> Result<StatusCode, Response> {
+    Ok(lost_step(&state, "rejected-lost", &idempotency).await?)
+}
+
+#[idempotent(scope = "rejected-lost-status", cache = [201, 409])]
+async fn lost_as_status(State(state): State<Rejected>, idempotency: Idempotency) -> Result<StatusCode, StatusCode> {
+    Ok(lost_step(&state, "rejected-lost-status", &idempotency).await?)
+}
+
+#[tokio::test]
+async fn lost_claim_of_a_step_is_never_recorded() {
+    for (scope, route) in [("rejected-lost", post(lost_as_response)), ("rejected-lost-status", post(lost_as_status))] {
+        let rejected = (Runs::free(), MemoryStore::new());
+        let registry = Registry::new(rejected.1.clone());
+        let app = Router::new().route("/", route).with_state(rejected.clone()).layer(registry.layer());
+        let server = Server::start(app).await;
+        assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::CONFLICT);
+        let step = RecordKey::new(scope, None, "k").step("charge");
+        assert!(rejected.1.purge(&step).await.expect("the store answers"));
+        for is_replay in [false, true] {
+            let answer = server.post_with_key("/", "k").await;
+            assert_eq!((answer.status, answer.is_replay()), (StatusCode::CREATED, is_replay));
+        }
+        assert_eq!(rejected.0.started(), 2);
     }
 }
 

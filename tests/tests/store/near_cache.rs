@@ -293,6 +293,33 @@ async fn near_cache_holds_no_buffer_that_a_body_was_cut_from() {
     assert!(grown < 32 * 1024, "{grown} kB for bodies of 10 kB");
 }
 
+/// The store keeps no record here, so only the cache can hold the 180 MB of all rounds.
+#[tokio::test]
+async fn near_cache_frees_what_has_expired() {
+    if !alone(near_cache_frees_what_has_expired) {
+        return;
+    }
+    let (store, runs) = (FaultyStore::new(), Runs::free());
+    let server = serve(Registry::builder(store.clone()).near_cache(1_000 * MEGABYTE, HOUR), &runs).await;
+    let mut after_a_few_rounds = 0;
+    for round in 0..20 {
+        for number in 0..10 {
+            let key = format!("{round}-{number}");
+            assert!(!send(&server, "/large", &key, "").await.is_replay());
+            assert!(store.inner().purge(&RecordKey::new("near-large", None, &key)).await.expect("it answers"));
+            assert!(send(&server, "/large", &key, "").await.is_replay(), "it is at hand");
+        }
+        if round == 4 {
+            after_a_few_rounds = resident();
+        }
+        tokio::time::pause();
+        tokio::time::advance(2 * HOUR).await;
+        tokio::time::resume();
+    }
+    let grown = resident().saturating_sub(after_a_few_rounds);
+    assert!(grown < 64 * 1024, "{grown} kB in 15 rounds of 9,000 kB");
+}
+
 /// Returns the resident memory of this process in kB.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells it");

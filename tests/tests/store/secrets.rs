@@ -9,12 +9,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use idempotent_runtime::store::{
-    ClaimRequest, EntryState, Held, MemoryStore, PostgresStore, SqliteStore, Store as _, StoreAdmin, Token,
+    ClaimRequest, EntryState, Held, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store as _, StoreAdmin, Token,
 };
 use idempotent_runtime::{
     Fingerprint, Idempotency, Record, RecordKey, RecordedBody, Registry, RegistryBuilder, Tx, idempotent,
 };
 use idempotent_tests::postgres::PostgresServer;
+use idempotent_tests::redis::RedisServer;
 use idempotent_tests::{Answer, Dump, Fault, FaultyStore, Logs, Runs, Server, answer, eventually, sealing_key, stores};
 use sqlx::Postgres;
 
@@ -309,29 +310,35 @@ async fn equal_requests_under_two_keys_have_no_equal_part() {
     }
 }
 
-#[tokio::test]
-async fn dumps_of_two_deployments_have_nothing_in_common() {
+/// Records the same order in the stores of two deployments. Checks that their dumps share no digest and no fingerprint.
+async fn dumps_have_nothing_in_common<S: StoreAdmin + Clone>(
+    stores: [S; 2],
+    folders: [&Path; 2],
+    flush: impl AsyncFn(),
+) {
     const STAGING: Setting = |registry| registry.digest_keys().digest_with(sealing_key(4)).seal_with(sealing_key(5));
     const PRODUCTION: Setting = |registry| registry.digest_keys().digest_with(sealing_key(6)).seal_with(sealing_key(7));
-    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
-    let [staging, production] = &folders;
-    let recorded = async |folder: &Path, setting: Setting| {
-        let store = SqliteStore::open(folder.join("records.db")).await.expect("the store opens");
+    let recorded = async |store: S, setting: Setting| {
         let server = serve(store.clone(), setting, &Runs::free()).await;
         let request = server.post("/orders").header("idempotency-key", KEY).header("x-caller", "7").body("tea");
         let reference = answer(request).await.text().split(' ').next().expect("a word").to_owned();
         let page = store.list(None, 10).await.expect("the store answers");
         let [entry] = &page.entries[..] else { panic!("one entry: {page:?}") };
         let caller = entry.key.caller().expect("a caller").into_owned();
-        (entry.fingerprint, [entry.key.key().into_owned(), caller, entry.fingerprint.to_string(), reference])
+        (entry.fingerprint, [entry.key.key().into_owned(), caller, reference])
     };
-    let (of_staging, shown) = recorded(staging.path(), STAGING).await;
-    let (of_production, _) = recorded(production.path(), PRODUCTION).await;
-    let [own, others] = folders.each_ref().map(|folder| Dump::of(folder.path()));
-    let [key, caller, fingerprint, reference] = shown;
-    for text in [&key, &caller, &fingerprint] {
+    let [staging, production] = stores;
+    let (of_staging, shown) = recorded(staging, STAGING).await;
+    let (of_production, _) = recorded(production, PRODUCTION).await;
+    flush().await;
+    let [own, others] = folders.map(Dump::of);
+    let [key, caller, reference] = shown;
+    for text in [&key, &caller] {
         assert!(own.shows(text) && !others.shows(text), "{text}");
     }
+    let fingerprint = of_staging.to_string();
+    let is_in = |dump: &Dump| dump.shows(&fingerprint) || dump.has(of_staging.as_bytes());
+    assert!(is_in(&own) && !is_in(&others), "{fingerprint}");
     assert!(!own.shows(&reference), "what other services know is not stored");
     let plain = RecordKey::new("secret-orders", Some("7"), KEY).digested();
     assert!(
@@ -341,6 +348,41 @@ async fn dumps_of_two_deployments_have_nothing_in_common() {
     for (one, other) in parts(of_staging).iter().zip(&parts(of_production)) {
         assert_ne!(one, other);
     }
+}
+
+#[tokio::test]
+async fn dumps_of_two_deployments_have_nothing_in_common() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    let open = async |folder: &Path| SqliteStore::open(folder.join("records.db")).await.expect("the store opens");
+    let stores = [open(folders[0].path()).await, open(folders[1].path()).await];
+    dumps_have_nothing_in_common(stores, folders.each_ref().map(|folder| folder.path()), async || {}).await;
+}
+
+#[tokio::test]
+async fn dumps_of_two_postgres_servers_have_nothing_in_common() {
+    let servers = [PostgresServer::start(&[]).await, PostgresServer::start(&[]).await];
+    let open = async |server: &PostgresServer| stores::migrated(&server.database().await.pool(3).await).await;
+    let stores = [open(&servers[0]).await, open(&servers[1]).await];
+    dumps_have_nothing_in_common(stores, servers.each_ref().map(PostgresServer::folder), async || {
+        for server in &servers {
+            let mut connection = server.connect("postgres").await;
+            sqlx::query("CHECKPOINT").execute(&mut connection).await.expect("it is written");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dumps_of_two_redis_servers_have_nothing_in_common() {
+    let servers = [RedisServer::start(&[]).await, RedisServer::start(&[]).await];
+    let open = async |server: &RedisServer| RedisStore::connect(&server.url()).await.expect("the store opens");
+    let stores = [open(&servers[0]).await, open(&servers[1]).await];
+    dumps_have_nothing_in_common(stores, servers.each_ref().map(RedisServer::folder), async || {
+        for server in &servers {
+            let _: String = server.command("SAVE").await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

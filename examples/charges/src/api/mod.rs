@@ -38,7 +38,6 @@ impl App {
     ///
     /// Compares the network's answer with the request. If the network has moved another amount under this reference,
     /// entering the requested amount would make the ledger wrong.
-    /// the ledger wrong.
     async fn move_money(&self, reference: &str, amount: i64, currency: &str) -> Result<bool, ApiError> {
         let charge = self.network.authorise(reference, amount, currency).await?;
         let is_ours = charge.amount == amount && charge.currency == currency;

@@ -2,6 +2,7 @@
 
 mod direct_calls;
 mod events;
+mod freed_keys;
 mod routes;
 mod with_axum_test;
 
@@ -21,7 +22,7 @@ const SECRET: &str = "shared with the card network";
 /// The service's books and the card network's, for one test.
 struct Books {
     app: App,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Books {
@@ -32,7 +33,7 @@ impl Books {
         let network = CardNetwork::open(&folder.path().join("network.db"), Duration::ZERO).await;
         let network = network.expect("the network opens");
         let network_secret = SECRET.parse().expect("it is long enough");
-        Self { app: App { ledger, network, network_secret }, _folder: folder }
+        Self { app: App { ledger, network, network_secret }, folder }
     }
 
     fn router(&self, registry: &Registry) -> axum::Router {

@@ -3,6 +3,7 @@
 mod openapi;
 mod overrides;
 mod registry;
+mod series;
 
 #[test]
 fn handlers_of_this_program_have_different_scopes() {
