@@ -51,7 +51,8 @@ async fn record_both(store: &SqliteStore, ttl: Duration) -> [RecordKey; 2] {
     let bodies = ["secret-body-small".to_owned(), "secret-body-large".repeat(6_024)];
     for (key, body) in keys.iter().zip(bodies) {
         let token = acquire(store, key).await;
-        assert_eq!(store.complete(key, token, record(body), ttl).await.unwrap(), Held::Yes);
+        let recorded = store.complete(key, token, record(body), ttl).await;
+        assert_eq!(recorded.expect("the store answers"), Held::Yes);
     }
     keys
 }
@@ -59,7 +60,7 @@ async fn record_both(store: &SqliteStore, ttl: Duration) -> [RecordKey; 2] {
 const SECRETS: [&str; 2] = ["secret-key", "secret-body"];
 
 async fn open(file: &SqliteFile) -> SqliteStore {
-    SqliteStore::builder(file.path()).delete_expired_every(Duration::from_millis(20)).open().await.unwrap()
+    SqliteStore::builder(file.path()).delete_expired_every(Duration::from_millis(20)).open().await.expect("it opens")
 }
 
 #[tokio::test]
