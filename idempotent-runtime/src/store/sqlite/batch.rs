@@ -90,6 +90,7 @@ async fn apply_and_commit(
     if done.is_err() {
         rollback(connection).await;
     }
+    context.file.erasure.truncate_if_urgent(connection).await;
     done
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::store::error::StoreError;
+use crate::store::sqlite::erasure::Erasure;
 
 /// Returns the number of the file at this path, or `None` if there is no file. On systems other than Unix, a file
 /// cannot be replaced while it is open, so all files have one number.
@@ -24,6 +25,7 @@ pub(super) struct DatabaseFile {
     path: PathBuf,
     inode: Option<i64>,
     is_reported: AtomicBool,
+    pub(super) erasure: Erasure,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,10 +39,10 @@ impl From<Moved> for StoreError {
 }
 
 impl DatabaseFile {
-    pub(super) fn new(path: &str) -> Self {
+    pub(super) fn new(path: &str, erasure: Erasure) -> Self {
         let path = PathBuf::from(path);
         let inode = inode(&path);
-        Self { path, inode, is_reported: AtomicBool::new(false) }
+        Self { path, inode, is_reported: AtomicBool::new(false), erasure }
     }
 
     /// Fails if the next process would open another file, and so would never read the writes of this process.

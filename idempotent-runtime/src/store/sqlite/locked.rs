@@ -7,8 +7,9 @@ use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::key::RecordKey;
-use crate::store::claim::{Claim, ClaimRequest};
+use crate::store::claim::{Claim, ClaimRequest, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
+use crate::store::columns::token_text;
 use crate::store::error::StoreError;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::database_file::DatabaseFile;
@@ -134,9 +135,29 @@ pub(super) async fn decide_claim(
             // The lease was renewed meanwhile.
             continue;
         }
+        if is_fresh && sqlx::query(schema::ANY).bind(key.as_str()).fetch_optional(&mut *connection).await?.is_some() {
+            // The claim overwrites an expired row.
+            context.file.erasure.mark_due();
+        }
         return Ok(Decided { decision, is_fresh });
     }
     Err(changing().into())
+}
+
+/// Keeps the claim forever. Must run under the write lock, so that the claim is still the one that was decided about.
+pub(super) async fn keep(connection: &mut SqliteConnection, key: &RecordKey, token: Token) -> Result<(), sqlx::Error> {
+    sqlx::query(schema::KEEP).bind(key.as_str()).bind(token_text(token)).execute(connection).await.map(drop)
+}
+
+/// Returns whether the record of the key was made by this token.
+pub(super) async fn is_completed_by(
+    connection: &mut SqliteConnection,
+    clock: Clock,
+    key: &RecordKey,
+    token: Token,
+) -> Result<bool, sqlx::Error> {
+    let found = schema::at(clock.now(), schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
+    Ok(found.fetch_optional(connection).await?.is_some())
 }
 
 /// The largest number of times that a row is read. It is read again if its lease was renewed after it was read.
@@ -151,7 +172,11 @@ pub(super) async fn delete_expired(connection: &mut SqliteConnection, context: C
     let context = context.stopped();
     let deleted = schema::at(context.now(), schema::DELETE_EXPIRED).execute(&mut *connection).await?.rows_affected();
     let deleted = usize::try_from(deleted).unwrap_or(usize::MAX);
-    Ok(deleted.saturating_add(delete_expired_claims(connection, context).await?))
+    let deleted = deleted.saturating_add(delete_expired_claims(connection, context).await?);
+    if deleted > 0 {
+        context.file.erasure.mark_due();
+    }
+    Ok(deleted)
 }
 
 async fn delete_expired_claims(connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {

@@ -25,6 +25,7 @@ pub(crate) mod bound;
 pub(crate) mod clock;
 pub(crate) mod connections;
 pub(crate) mod database_file;
+pub(crate) mod erasure;
 pub(crate) mod failure;
 pub(crate) mod guard;
 pub(crate) mod handler_transactions;

@@ -14,6 +14,7 @@ use crate::store::error::StoreError;
 use crate::store::sqlite::bound::Bound;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::database_file::DatabaseFile;
+use crate::store::sqlite::erasure::Erasure;
 use crate::store::sqlite::failure::Cause;
 use crate::store::sqlite::leases::Leases;
 use crate::store::sqlite::leases_file;
@@ -174,7 +175,8 @@ impl SqliteStoreBuilder {
         };
         let options = self.leases_options(&leases_file::path(&database));
         let leases = Arc::new(Leases::new(options, &database, clock, self.busy_timeout));
-        Ok((connection, Opened { synchronous, clock, leases, file: Arc::new(DatabaseFile::new(&database)) }))
+        let file = Arc::new(DatabaseFile::new(&database, Erasure::new(self.busy_timeout)));
+        Ok((connection, Opened { synchronous, clock, leases, file }))
     }
 
     /// Creates or updates the tables. Returns the path of the database and its clock. If the connection is dropped
@@ -223,6 +225,8 @@ impl SqliteStoreBuilder {
             .pragma("fullfsync", if full { "ON" } else { "OFF" })
             // After a burst of large bodies, the log must shrink again.
             .pragma("journal_size_limit", "67108864")
+            // A deleted row is overwritten in the file.
+            .pragma("secure_delete", "ON")
             .thread_name(|id| format!("idempotent-sqlite-{id}"))
             .disable_statement_logging()
     }

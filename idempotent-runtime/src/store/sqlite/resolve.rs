@@ -13,8 +13,8 @@ use crate::store::row::headers_text;
 use crate::store::sqlite::bound::counted_bytes;
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::Failure;
-use crate::store::sqlite::locked::{Context, MOST_LOOKS, changing, look};
-use crate::store::sqlite::writes::{Write, is_completed_by};
+use crate::store::sqlite::locked::{Context, MOST_LOOKS, changing, is_completed_by, look};
+use crate::store::sqlite::writes::Write;
 
 // Both statements run under the write lock after the claim was read, so it is still the claim that the decision is
 // about.
@@ -80,6 +80,9 @@ impl Write for ResolveWrite {
                 continue;
             }
             self.end(connection, context.clock).await?;
+            if matches!(self.resolution, Resolution::NotExecuted) {
+                context.file.erasure.mark_urgent();
+            }
             return Ok(Resolved::Yes);
         }
         Err(changing().into())

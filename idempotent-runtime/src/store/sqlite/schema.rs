@@ -186,6 +186,9 @@ pub(super) const RELEASE: &str = concat!(
 pub(super) const COMPLETED_BY: &str =
     "SELECT 1 FROM main.idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'completed' AND expires_at > ?1";
 
+/// Selects whether the key ?1 has a row, expired or not.
+pub(super) const ANY: &str = "SELECT 1 FROM main.idempotency_records WHERE key = ?1";
+
 pub(super) const PURGE: &str = "DELETE FROM main.idempotency_records WHERE key = ?1";
 
 pub(super) const ANY_EXPIRED: &str = "SELECT 1 FROM main.idempotency_records WHERE expires_at <= ?1 LIMIT 1";

@@ -76,7 +76,8 @@ use crate::transaction::transactions::Transactions;
 ///
 /// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clocks`,
 /// `idempotency_owners` and `idempotency_leases_file`. The store deletes expired rows in small batches between its
-/// writes. A clone is cheap and shares everything. The connections close when the last clone is dropped.
+/// writes. Deleted rows are overwritten with zeros, and the write-ahead log is truncated before a purge is answered, or at
+/// the next deletion of expired rows. A connection that reads the log at that moment delays this. A clone is cheap and shares everything. The connections close when the last clone is dropped.
 ///
 /// # Examples
 ///

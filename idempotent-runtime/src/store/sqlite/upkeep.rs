@@ -1,4 +1,4 @@
-//! The work of the writer between batches: it deletes expired rows, and repairs the file of leases.
+//! The work of the writer between batches: it deletes expired rows, truncates the log, and repairs the file of leases.
 
 use std::error::Error;
 
@@ -57,7 +57,11 @@ pub(super) async fn delete_expired_batch(
     context.file.check()?;
     repair_leases(connection, context).await;
     context.leases.delete_expired().await?;
-    delete_expired_rows(connection, context).await.map_err(Failure::into_error)
+    let may_be_more = delete_expired_rows(connection, context).await.map_err(Failure::into_error)?;
+    if !may_be_more {
+        context.file.erasure.truncate_if_due(connection).await;
+    }
+    Ok(may_be_more)
 }
 
 /// Takes the write lock only if there is an expired row, so that an idle store writes nothing.

@@ -22,7 +22,9 @@ use crate::store::sqlite::bound::{Bound, counted_bytes, counted_owner};
 use crate::store::sqlite::clock::Clock;
 use crate::store::sqlite::failure::{Cause, Failure, store_error};
 use crate::store::sqlite::leases;
-use crate::store::sqlite::locked::{Context, Decided, LeaseHolder, decide_claim, delete_expired, renewals_of};
+use crate::store::sqlite::locked::{
+    Context, Decided, LeaseHolder, decide_claim, delete_expired, is_completed_by, keep, renewals_of,
+};
 use crate::store::sqlite::rows::Kind;
 use crate::store::sqlite::schema;
 
@@ -155,11 +157,6 @@ fn expires_at(request: &ClaimRequest, now: i64) -> i64 {
     }
 }
 
-/// Keeps the claim forever. Must run under the write lock, so that the claim is still the one that was decided about.
-pub(super) async fn keep(connection: &mut SqliteConnection, key: &RecordKey, token: Token) -> Result<(), sqlx::Error> {
-    sqlx::query(schema::KEEP).bind(key.as_str()).bind(token_text(token)).execute(connection).await.map(drop)
-}
-
 pub(super) struct CompleteWrite {
     key: RecordKey,
     token: Token,
@@ -261,6 +258,7 @@ impl Write for ReleaseWrite {
         let renewals = renewals_of(connection, context, &self.key).await?;
         let release = context.clock.statement(schema::RELEASE).bind(self.key.as_str()).bind(token_text(self.token));
         if release.bind(renewals).execute(&mut *connection).await?.rows_affected() > 0 {
+            context.file.erasure.mark_due();
             return Ok(Held::Yes);
         }
         // The token is remembered here, because a claim may be on its way to this thread. No claim of a completed token
@@ -270,17 +268,6 @@ impl Write for ReleaseWrite {
         }
         Ok(Held::No)
     }
-}
-
-/// Returns whether the record of the key was made by this token.
-pub(super) async fn is_completed_by(
-    connection: &mut SqliteConnection,
-    clock: Clock,
-    key: &RecordKey,
-    token: Token,
-) -> Result<bool, sqlx::Error> {
-    let found = schema::at(clock.now(), schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
-    Ok(found.fetch_optional(connection).await?.is_some())
 }
 
 /// Renews leases in the database, because the file of leases cannot be written.
@@ -334,7 +321,9 @@ impl Write for PurgeWrite {
         let renewals = renewals_of(connection, context, &self.key).await?;
         let alive = context.clock.statement(schema::EXISTING).bind(self.key.as_str()).bind(renewals);
         let alive = alive.fetch_optional(&mut *connection).await?;
-        sqlx::query(schema::PURGE).bind(self.key.as_str()).execute(connection).await?;
+        if sqlx::query(schema::PURGE).bind(self.key.as_str()).execute(connection).await?.rows_affected() > 0 {
+            context.file.erasure.mark_urgent();
+        }
         Ok(alive.is_some())
     }
 }
@@ -345,6 +334,10 @@ impl Write for DeleteExpiredWrite {
     type Output = usize;
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
-        delete_expired(connection, context).await
+        let deleted = delete_expired(connection, context).await?;
+        if deleted > 0 {
+            context.file.erasure.mark_urgent();
+        }
+        Ok(deleted)
     }
 }

@@ -1,3 +1,4 @@
+mod erasure;
 mod hostile_handlers;
 mod leases;
 mod locked_files;
