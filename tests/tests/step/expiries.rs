@@ -143,10 +143,10 @@ async fn step_of_a_paused_attempt_expires_before_the_record() {
     let (sqlite, _folder) = stores::sqlite().await;
     let (postgres, redis) = (stores::postgres(4).await, stores::redis().await);
     let _: ((), (), (), ()) = join4(
-        late_step_expires_before_the_record(MemoryStore::new()),
-        late_step_expires_before_the_record(sqlite),
-        late_step_expires_before_the_record(postgres),
-        late_step_expires_before_the_record(redis),
+        Box::pin(late_step_expires_before_the_record(MemoryStore::new())),
+        Box::pin(late_step_expires_before_the_record(sqlite)),
+        Box::pin(late_step_expires_before_the_record(postgres)),
+        Box::pin(late_step_expires_before_the_record(redis)),
     )
     .await;
 }
@@ -194,10 +194,10 @@ async fn on_every_store(case: Case) {
     let (sqlite, _folder) = stores::sqlite().await;
     let (postgres, redis) = (stores::postgres(4).await, stores::redis().await);
     let _: ((), (), (), ()) = join4(
-        no_step_outlives_its_record(case, MemoryStore::new()),
-        no_step_outlives_its_record(case, sqlite),
-        no_step_outlives_its_record(case, postgres),
-        no_step_outlives_its_record(case, redis),
+        Box::pin(no_step_outlives_its_record(case, MemoryStore::new())),
+        Box::pin(no_step_outlives_its_record(case, sqlite)),
+        Box::pin(no_step_outlives_its_record(case, postgres)),
+        Box::pin(no_step_outlives_its_record(case, redis)),
     )
     .await;
 }

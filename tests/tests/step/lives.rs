@@ -212,10 +212,10 @@ async fn on_every_store_a_step_before_a_panic_never_expires() {
     let (sqlite, _folder) = stores::sqlite().await;
     let (postgres, redis) = (stores::postgres(4).await, stores::redis().await);
     let _: ((), (), (), ()) = join4(
-        step_before_a_panic_never_expires(MemoryStore::new()),
-        step_before_a_panic_never_expires(sqlite),
-        step_before_a_panic_never_expires(postgres),
-        step_before_a_panic_never_expires(redis),
+        Box::pin(step_before_a_panic_never_expires(MemoryStore::new())),
+        Box::pin(step_before_a_panic_never_expires(sqlite)),
+        Box::pin(step_before_a_panic_never_expires(postgres)),
+        Box::pin(step_before_a_panic_never_expires(redis)),
     )
     .await;
 }

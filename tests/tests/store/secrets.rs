@@ -355,7 +355,7 @@ async fn dumps_of_two_deployments_have_nothing_in_common() {
     let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
     let open = async |folder: &Path| SqliteStore::open(folder.join("records.db")).await.expect("the store opens");
     let stores = [open(folders[0].path()).await, open(folders[1].path()).await];
-    dumps_have_nothing_in_common(stores, folders.each_ref().map(|folder| folder.path()), async || {}).await;
+    dumps_have_nothing_in_common(stores, folders.each_ref().map(tempfile::TempDir::path), async || {}).await;
 }
 
 #[tokio::test]

@@ -262,7 +262,7 @@ fn part(part: Option<&str>) -> Markup {
 
 fn kept(report: &EntryReport) -> Markup {
     html! { @match (report.expires_in_ms, report.state) {
-        (None, State::OutcomeUnknown) => "until settled",
+        (None, State::OutcomeUnknown) => "until resolved",
         (None, State::InFlight) => "until it ends",
         (millis, _) => (left(millis)),
     } }
