@@ -54,7 +54,7 @@ async fn hostile_keys_callers_and_bodies_reach_no_label() {
     let series = exposition.samples().iter().filter(|sample| is_of_secrets(sample.labels.get("scope"))).count();
     assert_eq!(
         series,
-        22 + 3 + 6 + 5,
+        22 + 3 + 7 + 5,
         "one for each outcome, for each part that can differ, for each outcome of a step, and for each of the others"
     );
 }
