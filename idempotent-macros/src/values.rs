@@ -74,7 +74,7 @@ impl Methods {
     pub(crate) fn tokens(&self, private: &Runtime) -> TokenStream {
         match self {
             Self::Any => quote!(#private::Methods::Any),
-            Self::Only(names) => quote!(#private::Methods::Only(&[#(#names),*])),
+            Self::Only(names) => quote!(#private::Methods::Only(#private::Names::constants(&[#(#names),*]))),
         }
     }
 }

@@ -106,8 +106,8 @@ pub use crate::policy::builder::PolicyBuilder;
 pub use crate::policy::invalid_policy::InvalidPolicy;
 pub use crate::policy::overrides::PolicyOverride;
 pub use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource,
-    Methods, OnStoreError, Oversize, Stream,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource, Methods, Names,
+    OnStoreError, Oversize, Stream,
 };
 #[cfg(feature = "seal")]
 pub use crate::record::sealing::{MalformedSealingKey, SealingKey, SealingKeys};
@@ -172,7 +172,7 @@ pub mod __private {
     pub use crate::policy::registration::Registration;
     pub use crate::policy::values::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource, Methods,
-        OnStoreError, Oversize, Stream,
+        Names, OnStoreError, Oversize, Stream,
     };
     pub use crate::request::caller_expression::CallerExpression;
     pub use crate::request::completion::Completion;

@@ -52,7 +52,7 @@ fn main() {
     let create = policy("::create");
     assert_eq!(create.ttl().as_secs(), 3600);
     assert_eq!(create.cache(), Cache::Statuses(&[(201, 201), (400, 409)]));
-    assert_eq!(create.methods(), Methods::Only(&["POST"]));
+    assert!(matches!(create.methods(), Methods::Only(names) if names == ["POST"]));
     assert!(matches!(create.in_flight(), InFlight::Wait(limit) if limit.as_secs() == 5));
     assert_eq!(create.after_crash(), AfterCrash::Reject);
     assert_eq!(create.keep_headers(), ["set-cookie"]);
@@ -63,6 +63,6 @@ fn main() {
     assert_eq!(policy("::with_target").fingerprint(), FingerprintSource::Expression);
     let update = policy("::update");
     assert_eq!(update.cache(), Cache::All);
-    assert_eq!(update.methods(), Methods::Only(&["PATCH"]));
+    assert!(matches!(update.methods(), Methods::Only(names) if names == ["PATCH"]));
     assert!(matches!(update.in_flight(), InFlight::Wait(limit) if limit.as_secs() == 1));
 }

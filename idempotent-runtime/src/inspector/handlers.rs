@@ -104,7 +104,7 @@ impl HandlerReport {
             },
             methods: match policy.methods() {
                 Methods::Any => "any".to_owned(),
-                Methods::Only(names) => names.join(", "),
+                Methods::Only(names) => listed(names.iter().map(str::to_owned)),
             },
             caller: policy.partitioned_by_caller(),
             fingerprint: fingerprint(policy.fingerprint()),

@@ -4,14 +4,14 @@ use std::panic::Location;
 use std::time::Duration;
 
 use http::{Method, response};
-use idempotent_policy::{KNOWN_METHODS, SHORTEST_WAIT};
+use idempotent_policy::SHORTEST_WAIT;
 
 use crate::policy::built::Built;
 use crate::policy::invalid_policy::InvalidPolicy;
 use crate::policy::location::SourceLocation;
 use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, Methods, OnStoreError, Oversize,
-    Stream,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, Methods, Names, OnStoreError,
+    Oversize, Stream,
 };
 use crate::policy::{CacheIf, Policy, Settings};
 
@@ -58,7 +58,7 @@ impl Policy {
             scope: scope.into().into(),
             header: idempotent_policy::HEADER.to_owned(),
             statuses: idempotent_policy::STATUSES.to_vec(),
-            methods: idempotent_policy::METHODS.to_vec(),
+            methods: idempotent_policy::METHODS.iter().map(ToString::to_string).collect(),
             keep_headers: Vec::new(),
             drop_headers: Vec::new(),
             store: None,
@@ -158,14 +158,13 @@ impl PolicyBuilder {
         self
     }
 
-    /// Sets the methods that are guarded; POST, PUT, PATCH and DELETE by default. The name of a method that HTTP does
-    /// not define, such as `QUERY`, stays in memory for as long as the program runs.
+    /// Sets the methods that are guarded; POST, PUT, PATCH and DELETE by default. HTTP need not define them: `QUERY` is
+    /// one.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.built.methods.clear();
         for method in methods {
-            let known = KNOWN_METHODS.iter().copied().find(|known| *known == method.as_str());
             match idempotent_policy::check_method(method.as_str()) {
-                Ok(()) => self.built.methods.push(known.unwrap_or_else(|| method.to_string().leak())),
+                Ok(()) => self.built.methods.push(method.to_string()),
                 Err(wrong) => self.wrong.push(format!("`methods`: {wrong}")),
             }
         }
@@ -173,7 +172,7 @@ impl PolicyBuilder {
             self.wrong
                 .push("`methods` must name at least one; write `.methods([Method::POST, Method::PATCH])`".to_owned());
         }
-        self.settings.methods = Methods::Only(&[]);
+        self.settings.methods = Methods::Only(Names::constants(&[]));
         self
     }
 

@@ -8,7 +8,7 @@ pub(super) struct Built {
     pub(super) scope: Arc<str>,
     pub(super) header: String,
     pub(super) statuses: Vec<(u16, u16)>,
-    pub(super) methods: Vec<&'static str>,
+    pub(super) methods: Vec<String>,
     pub(super) keep_headers: Vec<String>,
     pub(super) drop_headers: Vec<String>,
     pub(super) store: Option<String>,

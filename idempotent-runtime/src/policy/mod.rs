@@ -24,8 +24,8 @@ use crate::policy::database::database_of_tx;
 use crate::policy::location::SourceLocation;
 use crate::policy::scope::Scope;
 use crate::policy::values::{
-    AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource,
-    Methods, Names, OnStoreError, Oversize, Stream,
+    AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource, Methods, Names,
+    OnStoreError, Oversize, Stream,
 };
 
 /// The predicate of `cache_if`.
@@ -103,7 +103,7 @@ impl Settings {
         invalid_key: InvalidKeyPolicy::Reject,
         min_key_length: 1,
         key_format: KeyFormat::Any,
-        methods: Methods::Only(idempotent_policy::METHODS),
+        methods: Methods::Only(Names::constants(idempotent_policy::METHODS)),
         caller: false,
         fingerprint: FingerprintSource::Request,
         in_flight: InFlight::Reject,
@@ -222,7 +222,7 @@ impl Policy {
     /// Returns which methods are guarded.
     pub fn methods(&self) -> Methods<'_> {
         match (self.settings.methods, &self.built) {
-            (Methods::Only(_), Some(built)) => Methods::Only(&built.methods),
+            (Methods::Only(_), Some(built)) => Methods::Only(Names::built(&built.methods)),
             (methods, _) => methods,
         }
     }
@@ -268,19 +268,19 @@ impl Policy {
     }
 
     /// Returns the headers that are recorded although the default leaves them out.
-    pub fn keep_headers(&self) -> HeaderNames<'_> {
-        HeaderNames(match &self.built {
-            None => Names::Static(self.settings.keep_headers),
-            Some(built) => Names::Built(&built.keep_headers),
-        })
+    pub fn keep_headers(&self) -> Names<'_> {
+        match &self.built {
+            None => Names::constants(self.settings.keep_headers),
+            Some(built) => Names::built(&built.keep_headers),
+        }
     }
 
     /// Returns the headers that are not recorded although the default records them.
-    pub fn drop_headers(&self) -> HeaderNames<'_> {
-        HeaderNames(match &self.built {
-            None => Names::Static(self.settings.drop_headers),
-            Some(built) => Names::Built(&built.drop_headers),
-        })
+    pub fn drop_headers(&self) -> Names<'_> {
+        match &self.built {
+            None => Names::constants(self.settings.drop_headers),
+            Some(built) => Names::built(&built.drop_headers),
+        }
     }
 
     /// Returns the name of the handler's store; `None` is the default store.
@@ -337,7 +337,7 @@ impl Policy {
     pub(crate) fn guards(&self, method: &Method) -> bool {
         match self.methods() {
             Methods::Any => true,
-            Methods::Only(names) => names.contains(&method.as_str()),
+            Methods::Only(names) => names.contains(method.as_str()),
         }
     }
 }

@@ -55,7 +55,7 @@ pub enum KeyFormat {
 #[non_exhaustive]
 pub enum Methods<'a> {
     /// The methods with these names.
-    Only(&'a [&'static str]),
+    Only(Names<'a>),
     /// Every method (`methods = any`).
     Any,
 }
@@ -185,40 +185,58 @@ impl Cache<'_> {
     }
 }
 
-/// Names of headers, in lower case.
+/// Names of a policy: of headers, in lower case, or of methods.
 #[derive(Clone, Copy)]
-pub struct HeaderNames<'a>(pub(super) Names<'a>);
+pub struct Names<'a>(Listed<'a>);
 
 /// The names, as constants of the program or as texts of a builder.
 #[derive(Clone, Copy)]
-pub(super) enum Names<'a> {
-    Static(&'static [&'static str]),
+enum Listed<'a> {
+    Constants(&'static [&'static str]),
     Built(&'a [String]),
 }
 
-impl<'a> HeaderNames<'a> {
-    /// Returns the names, in the order in which they were given.
-    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        let (literals, built): (&'static [&'static str], &'a [String]) = match self.0 {
-            Names::Static(names) => (names, &[]),
-            Names::Built(names) => (&[], names),
-        };
-        literals.iter().copied().chain(built.iter().map(String::as_str))
+impl<'a> Names<'a> {
+    /// The attribute's expansion calls this.
+    #[doc(hidden)]
+    pub const fn constants(names: &'static [&'static str]) -> Self {
+        Self(Listed::Constants(names))
     }
 
-    /// Returns whether this name, in lower case, is in the list.
+    pub(super) fn built(names: &'a [String]) -> Self {
+        Self(Listed::Built(names))
+    }
+
+    /// Returns the names, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let (constants, built): (&'static [&'static str], &'a [String]) = match self.0 {
+            Listed::Constants(names) => (names, &[]),
+            Listed::Built(names) => (&[], names),
+        };
+        constants.iter().copied().chain(built.iter().map(String::as_str))
+    }
+
+    /// Returns whether this name is in the list.
     pub fn contains(&self, name: &str) -> bool {
         self.iter().any(|listed| listed == name)
     }
 }
 
-impl fmt::Debug for HeaderNames<'_> {
+impl fmt::Debug for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
 }
 
-impl<const N: usize> PartialEq<[&str; N]> for HeaderNames<'_> {
+impl PartialEq for Names<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Names<'_> {}
+
+impl<const N: usize> PartialEq<[&str; N]> for Names<'_> {
     fn eq(&self, other: &[&str; N]) -> bool {
         self.iter().eq(other.iter().copied())
     }

@@ -115,6 +115,18 @@ async fn a_key_of_one_scope_never_reaches_another() {
     assert_eq!((other.text(), other.is_replay()), ("other 2", false));
 }
 
+const REJECTED: [&str; 9] = [
+    "in_flight",
+    "too_many_in_flight",
+    "key_reused",
+    "invalid_key",
+    "response_not_recorded",
+    "outcome_unknown",
+    "store_unavailable",
+    "store_unavailable",
+    "store_unavailable",
+];
+
 #[tokio::test]
 async fn no_rejection_and_no_log_shows_a_key_a_body_or_a_credential() {
     const KEY: &str = "planted-key-91cd";
@@ -155,21 +167,7 @@ async fn no_rejection_and_no_log_shows_a_key_a_body_or_a_credential() {
     send(&server, "/by-credentials", "planted-key-5", USER, BODY).await;
     store.on_complete(Fault::None);
 
-    let codes: Vec<String> = rejections.iter().map(Answer::rejection).collect();
-    assert_eq!(
-        codes,
-        [
-            "in_flight",
-            "too_many_in_flight",
-            "key_reused",
-            "invalid_key",
-            "response_not_recorded",
-            "outcome_unknown",
-            "store_unavailable",
-            "store_unavailable",
-            "store_unavailable"
-        ]
-    );
+    assert_eq!(rejections.iter().map(Answer::rejection).collect::<Vec<_>>(), REJECTED);
     for secret in ["planted-key", "planted,key", USER, BODY, SECRET] {
         assert!(rejections.iter().all(|rejection| !shows(rejection, secret)), "{secret} in {rejections:?}");
         // What hyper logs about its own buffers at TRACE is outside of this library.

@@ -105,14 +105,7 @@ async fn visit(chromium: &Chromium) {
     assert_eq!(styled, "grid", "the page's policy allows its own style");
     keep(chromium, "inspector.png").await;
 
-    for (width, scheme, ground) in [(1100, "dark", "rgb(16, 20, 27)"), (390, "light", "rgb(246, 247, 249)")] {
-        chromium.look_like(width, scheme).await;
-        assert_eq!(chromium.evaluate("getComputedStyle(document.body).backgroundColor").await, ground);
-        let wide = chromium.evaluate("document.documentElement.scrollWidth").await;
-        assert!(wide.as_u64().is_some_and(|wide| wide <= width.into()), "{wide} is wider than the screen");
-        keep(chromium, &format!("inspector-{scheme}-{width}.png")).await;
-    }
-    chromium.look_like(1100, "light").await;
+    fits_each_screen(chromium).await;
 
     shop.begin_payout("the-key-of-this-payout").await;
     fill_in(driver, "scope", "payouts").await;
@@ -149,6 +142,18 @@ async fn visit(chromium: &Chromium) {
     assert!(requested.iter().all(|url| url.starts_with(&address) || url == "data:,"), "{requested:?}");
     shop.runs.let_finish(1);
     shop.runs.until_finished(1).await;
+}
+
+/// Checks the page in dark colours, and on a narrow screen.
+async fn fits_each_screen(chromium: &Chromium) {
+    for (width, scheme, ground) in [(1100, "dark", "rgb(16, 20, 27)"), (390, "light", "rgb(246, 247, 249)")] {
+        chromium.look_like(width, scheme).await;
+        assert_eq!(chromium.evaluate("getComputedStyle(document.body).backgroundColor").await, ground);
+        let wide = chromium.evaluate("document.documentElement.scrollWidth").await;
+        assert!(wide.as_u64().is_some_and(|wide| wide <= width.into()), "{wide} is wider than the screen");
+        keep(chromium, &format!("inspector-{scheme}-{width}.png")).await;
+    }
+    chromium.look_like(1100, "light").await;
 }
 
 async fn count(chromium: &Chromium, state: &str) -> String {

@@ -32,13 +32,7 @@ fn router(runs: &Runs) -> Router {
         .with_state(runs.clone())
 }
 
-#[tokio::test]
-async fn installed_registry_serves_routers_without_their_own() {
-    let runs = Runs::free();
-    let server = Server::start(router(&runs)).await;
-    let logs = Logs::collect();
-
-    // No registry is installed.
+async fn requests_without_a_registry_are_rejected(server: &Server, runs: &Runs, logs: &Logs) {
     assert!(Registry::installed().is_none());
     for path in ["/default", "/named"] {
         let answer = server.post_with_key(path, "k").await;
@@ -59,6 +53,15 @@ async fn installed_registry_serves_routers_without_their_own() {
         }
     }
     assert_eq!(answer(server.post("/default")).await.text(), "charge 1", "without a key nothing is asked");
+}
+
+#[tokio::test]
+async fn installed_registry_serves_routers_without_their_own() {
+    let runs = Runs::free();
+    let server = Server::start(router(&runs)).await;
+    let logs = Logs::collect();
+
+    requests_without_a_registry_are_rejected(&server, &runs, &logs).await;
 
     // A store that a handler names is missing.
     let error = install(MemoryStore::new()).expect_err("no store named payments");
