@@ -36,7 +36,7 @@ pub(crate) struct Line<'a> {
 }
 
 /// The fields that are the same before and after the resolution.
-pub(crate) struct Asked<'a> {
+pub(crate) struct Action<'a> {
     pub(crate) by: &'a str,
     pub(crate) store: &'a str,
     pub(crate) view: &'a EntryView,
@@ -62,7 +62,7 @@ impl Audit {
     }
 }
 
-impl Asked<'_> {
+impl Action<'_> {
     pub(crate) fn ended<'a>(&'a self, outcome: &'a str) -> Line<'a> {
         let key = self.view.key();
         let caller = key.and_then(|key| {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use idempotent_runtime::MalformedSealingKey;
-use idempotent_runtime::operate::{InvalidSettlement, visible};
+use idempotent_runtime::operate::{InvalidFinding, visible};
 use idempotent_runtime::store::{RedisOpenError, SqliteOpenError, StoreError};
 
 use crate::address::MalformedAddress;
@@ -82,7 +82,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Secret(MalformedSealingKey),
     #[error("nothing was resolved: {0}")]
-    Settlement(#[from] InvalidSettlement),
+    Finding(#[from] InvalidFinding),
     #[error("nothing was resolved: the entry cannot be read, so it can only be purged")]
     NotResolvable,
     #[error("nothing was resolved: the audit log `{path}` cannot be written")]
@@ -107,7 +107,7 @@ impl Failure {
             | Self::StillRunning
             | Self::ChangedHands
             | Self::NotResolvable
-            | Self::Settlement(InvalidSettlement::IsRecord) => 4,
+            | Self::Finding(InvalidFinding::IsRecord) => 4,
             Self::NoStore
             | Self::Address(_)
             | Self::ForAnotherStore { .. }
@@ -119,7 +119,7 @@ impl Failure {
             | Self::Unsealed
             | Self::SecretFile { .. }
             | Self::Secret(_)
-            | Self::Settlement(_) => 2,
+            | Self::Finding(_) => 2,
             _ => 3,
         })
     }

@@ -1,4 +1,4 @@
-//! `resolve`: validates an operator's settlement, asks for a confirmation, applies it, and writes it to the audit.
+//! `resolve`: validates an operator's finding, asks for a confirmation, applies it, and writes it to the audit.
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use idempotent_runtime::operate::{EntryReport, EntryView, Keys, Settlement};
+use idempotent_runtime::operate::{EntryReport, EntryView, Finding, Keys};
 use idempotent_runtime::store::{EntryState, Resolution, Resolved};
 use idempotent_runtime::{SealingKey, SealingKeys};
 use serde::Serialize;
 
 use crate::arguments::Target;
-use crate::audit::{Asked, Audit};
+use crate::audit::{Action, Audit};
 use crate::failure::Failure;
 use crate::print;
 use crate::secret::{SEALING_KEY, secret};
@@ -74,24 +74,24 @@ struct Answer {
 }
 
 pub(crate) async fn run(store: &Opened, resolve: Resolve, keys: Keys, json: bool) -> Result<(), Failure> {
-    let settlement = resolve.settlement()?;
+    let finding = resolve.finding()?;
     let mut audit = Audit::open(resolve.audit_log.as_deref())?;
     let digested = resolve.target.is_digested();
     let view = store.look_up(&resolve.target.entry()?).await?;
     let key = view.key().ok_or(Failure::NothingThere)?;
     let entry = view.entry().ok_or(Failure::NotResolvable)?;
-    // The settlement is validated before the question, so that a person is not asked to confirm something impossible.
-    let resolution = settlement.resolution(entry)?;
+    // The finding is validated before the question, so that a person is not asked to confirm something impossible.
+    let resolution = finding.resolution(entry)?;
     let EntryState::Claimed { token, .. } = entry.state else { return Err(Failure::NotResolvable) };
     if !resolve.yes {
-        ask(&print::entry(&view, keys), &settlement, &resolution)?;
+        ask(&print::entry(&view, keys), &finding, &resolution)?;
     }
-    let status = settlement.status().map(|status| status.as_u16());
-    let by = settlement.operator().unwrap_or_default();
-    let asked = Asked { by, store: store.address(), view: &view, status, reason: settlement.reason(), digested };
+    let status = finding.status().map(|status| status.as_u16());
+    let by = finding.operator().unwrap_or_default();
+    let action = Action { by, store: store.address(), view: &view, status, reason: finding.reason(), digested };
     // The request is written to the audit before the change too. If the process dies or the answer is lost, the audit
     // still shows who requested which resolution.
-    audit.tell(&asked.ended("asked")).map_err(Failure::Untold)?;
+    audit.tell(&action.ended("asked")).map_err(Failure::Untold)?;
     let resolved = store.resolve(key, token, resolution).await;
     let outcome = match &resolved {
         Ok(Resolved::Yes) if status.is_some() => "resolved_as_executed",
@@ -100,7 +100,7 @@ pub(crate) async fn run(store: &Opened, resolve: Resolve, keys: Keys, json: bool
         Ok(_) => "changed_hands",
         Err(_) => "failed",
     };
-    let told = audit.tell(&asked.ended(outcome));
+    let told = audit.tell(&action.ended(outcome));
     match resolved? {
         Resolved::Yes => {}
         Resolved::StillRunning => return Err(Failure::StillRunning),
@@ -121,11 +121,11 @@ fn print_done(view: &EntryView, is_executed: bool, keys: Keys, json: bool) {
 }
 
 /// Asks for a confirmation on the terminal. Fails if there is none.
-fn ask(entry: &str, settlement: &Settlement, resolution: &Resolution) -> Result<(), Failure> {
+fn ask(entry: &str, finding: &Finding, resolution: &Resolution) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::NoTerminal { done: "resolved" });
     }
-    let consequence = match (settlement.status(), resolution) {
+    let consequence = match (finding.status(), resolution) {
         (Some(status), Resolution::Executed { ttl, .. }) => {
             let (status, ttl) = (status.as_u16(), humantime::format_duration(*ttl));
             format!("for {ttl}, retries get a response with status {status}; a retry after that time runs the handler")
@@ -141,26 +141,26 @@ fn ask(entry: &str, settlement: &Settlement, resolution: &Resolution) -> Result<
 }
 
 impl Resolve {
-    fn settlement(&self) -> Result<Settlement, Failure> {
+    fn finding(&self) -> Result<Finding, Failure> {
         let by = self.actor.clone().unwrap_or_else(user);
-        let Some(status) = self.status else { return Ok(Settlement::not_executed(&self.reason).by(by)) };
+        let Some(status) = self.status else { return Ok(Finding::not_executed(&self.reason).by(by)) };
         let mut response = Response::new(self.read_body()?);
         *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Failure::Status(status))?;
         for line in &self.headers {
             let (name, value) = header(line).ok_or_else(|| Failure::Header(line.clone()))?;
             response.headers_mut().append(name, value);
         }
-        let settlement = Settlement::executed(response, &self.reason).by(by);
-        let settlement = match self.ttl {
-            Some(ttl) => settlement.ttl(ttl),
-            None => settlement,
+        let finding = Finding::executed(response, &self.reason).by(by);
+        let finding = match self.ttl {
+            Some(ttl) => finding.ttl(ttl),
+            None => finding,
         };
-        let Some(key) = self.sealing_key()? else { return Ok(settlement) };
+        let Some(key) = self.sealing_key()? else { return Ok(finding) };
         let keys = SealingKeys::from(key).deployment(self.deployment.clone().unwrap_or_default());
-        let settlement = settlement.seal_with(keys);
+        let finding = finding.seal_with(keys);
         Ok(match &self.store_name {
-            Some(name) => settlement.in_store(name),
-            None => settlement,
+            Some(name) => finding.in_store(name),
+            None => finding,
         })
     }
 

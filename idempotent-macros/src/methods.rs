@@ -18,8 +18,8 @@ impl Reader<'_> {
             self.diagnostics.error(value, message);
             return None;
         };
-        if list.elems.is_empty() {
-            self.diagnostics.error(&value, "`methods` must name at least one; write `methods = [POST, PATCH]`");
+        if let Err(wrong) = idempotent_policy::check_count(list.elems.len()) {
+            self.diagnostics.error(&value, format!("`methods` {wrong}; write `methods = [POST, PATCH]`"));
             return None;
         }
         let methods: Vec<_> = list.elems.iter().map(|element| self.method(ungrouped(element))).collect();

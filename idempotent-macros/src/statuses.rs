@@ -15,8 +15,8 @@ impl Reader<'_> {
             // A single status needs no brackets.
             return self.statuses(&value).map(|range| Cache::Statuses(vec![range]));
         };
-        if list.elems.is_empty() {
-            let message = "`cache` must name at least one status; write `cache = [201, 409]`, or remove the attribute";
+        if let Err(wrong) = idempotent_policy::check_count(list.elems.len()) {
+            let message = format!("`cache` {wrong}; write `cache = [201, 409]`, or remove the attribute");
             self.diagnostics.error(&value, message);
             return None;
         }

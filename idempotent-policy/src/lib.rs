@@ -154,6 +154,15 @@ const fn check_duration(duration: Duration, shortest: Duration, too_short: &'sta
     }
 }
 
+/// Checks how many statuses or methods a list names.
+///
+/// # Errors
+///
+/// What is wrong, as the end of a sentence that begins with the argument.
+pub const fn check_count(named: usize) -> Result<(), &'static str> {
+    if named == 0 { Err("must name at least one") } else { Ok(()) }
+}
+
 /// Checks the least number of characters of a key. `is_uuid` is true if the key format is `uuid`.
 ///
 /// # Errors

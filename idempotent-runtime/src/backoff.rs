@@ -14,15 +14,13 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// The pauses between two checks of a claim that another request holds.
-    pub(crate) const BETWEEN_LOOKS: Self = Self::new(Duration::from_millis(5), Duration::from_millis(250));
+    pub(crate) const BETWEEN_CHECKS: Self = Self::new(Duration::from_millis(5), Duration::from_millis(250));
+
+    /// The pauses between two tries to write what must not be lost.
+    pub(crate) const OF_A_RECORD: Self = Self::new(Duration::from_millis(50), Duration::from_secs(1));
 
     pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, next: first, longest }
-    }
-
-    /// Returns the value that [`advance`](Self::advance) would return.
-    pub(crate) fn peek(&self) -> Duration {
-        self.next
     }
 
     /// Returns the pause before the next try, and doubles the one after it.
@@ -37,7 +35,7 @@ impl Backoff {
     }
 
     /// Starts again with the shortest pause, after a success.
-    #[cfg_attr(not(any(feature = "postgres", feature = "redis")), expect(dead_code, reason = "of listeners"))]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }

@@ -20,7 +20,7 @@ const ANONYMOUS_BODIES: usize = 1_000;
 const WAIT_FOR_BODIES: Duration = Duration::from_secs(1);
 
 /// The largest number of permits that a semaphore can have.
-const MAX_PLACES: usize = usize::MAX >> 3;
+const MAX_PERMITS: usize = usize::MAX >> 3;
 
 /// The caller for which a request is counted.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -78,18 +78,18 @@ impl CallerLimit {
     /// Waits for a permit to hold while a body is read; `None` if other bodies of the caller hold all permits for too
     /// long.
     pub(crate) async fn read_body(self: &Arc<Self>, caller: Caller) -> Option<BodyPermit> {
-        let places = {
+        let permits = {
             let mut bodies = lock(&self.bodies);
             bodies.get(&caller).and_then(Weak::upgrade).unwrap_or_else(|| {
                 let most = if caller == Caller::Anonymous { self.most.max(ANONYMOUS_BODIES) } else { self.most };
-                let places = Arc::new(Semaphore::new(most.min(MAX_PLACES)));
-                bodies.insert(caller.clone(), Arc::downgrade(&places));
-                places
+                let permits = Arc::new(Semaphore::new(most.min(MAX_PERMITS)));
+                bodies.insert(caller.clone(), Arc::downgrade(&permits));
+                permits
             })
         };
-        let mut permit = BodyPermit { place: None, leave: LeaveBodies { limit: Arc::clone(self), caller } };
-        permit.place = Deadline::after(WAIT_FOR_BODIES).bound(places.acquire_owned()).await?.ok();
-        permit.place.is_some().then_some(permit)
+        let mut permit = BodyPermit { permit: None, leave: LeaveBodies { limit: Arc::clone(self), caller } };
+        permit.permit = Deadline::after(WAIT_FOR_BODIES).bound(permits.acquire_owned()).await?.ok();
+        permit.permit.is_some().then_some(permit)
     }
 }
 
@@ -119,7 +119,7 @@ impl Drop for Permit {
 
 /// Counts one body that is being read. The fields are dropped in this order.
 pub(crate) struct BodyPermit {
-    place: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
     #[expect(dead_code, reason = "it acts when it is dropped")]
     leave: LeaveBodies,
 }
@@ -132,7 +132,7 @@ struct LeaveBodies {
 impl Drop for LeaveBodies {
     fn drop(&mut self) {
         let mut bodies = lock(&self.limit.bodies);
-        if bodies.get(&self.caller).is_some_and(|places| places.strong_count() == 0) {
+        if bodies.get(&self.caller).is_some_and(|permits| permits.strong_count() == 0) {
             bodies.remove(&self.caller);
         }
     }

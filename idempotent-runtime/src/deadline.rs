@@ -25,11 +25,6 @@ impl Deadline {
         self.0.is_some_and(|at| Instant::now() >= at)
     }
 
-    /// Returns whether the deadline is later than `span` from now.
-    pub(crate) fn outlasts(self, span: Duration) -> bool {
-        self.0.is_none_or(|at| Instant::now().checked_add(span).is_some_and(|then| then < at))
-    }
-
     /// Resolves when the deadline is reached.
     pub(crate) async fn reached(self) {
         match self.0 {

@@ -79,10 +79,13 @@ pub mod openapi;
 #[cfg(feature = "operate")]
 pub mod operate;
 mod policy;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod reconnect;
 mod record;
 mod registry;
 pub mod rejection;
 mod request;
+mod retries;
 mod running_limit;
 mod step;
 pub mod store;

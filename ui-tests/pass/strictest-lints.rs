@@ -78,7 +78,7 @@ fn main() {
     assert_eq!(create.ttl().as_secs(), 5400);
     assert_eq!(create.header(), "x-request-id");
     assert_eq!(create.max_body(), 1024 * 1024);
-    assert!(create.required() && create.partitioned_by_caller());
+    assert!(create.required() && create.has_caller());
     assert!(!policy("update").required());
     assert!(policy("update").scope().ends_with("::charges::update"));
     assert_eq!(policy("remove").lease().as_secs(), 2);

@@ -56,7 +56,7 @@ fn main() {
     assert!(matches!(create.in_flight(), InFlight::Wait(limit) if limit.as_secs() == 5));
     assert_eq!(create.after_crash(), AfterCrash::Reject);
     assert_eq!(create.keep_headers(), ["set-cookie"]);
-    assert!(create.required() && create.partitioned_by_caller());
+    assert!(create.required() && create.has_caller());
     assert_eq!(create.fingerprint(), FingerprintSource::None);
     assert_eq!(policy("::canonical").fingerprint(), FingerprintSource::Json);
     assert_eq!(policy("::alone").fingerprint(), FingerprintSource::Only);

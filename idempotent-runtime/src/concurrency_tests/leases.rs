@@ -25,8 +25,8 @@ async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Leas
     let claimed = store.claim(key, request).await.expect("there is room");
     assert_eq!(claimed, Claim::Acquired { attempt: 1 });
     // Time does not advance while a store answers, and then jumps: a limit would be exceeded without any delay.
-    let bounded = StoreHandle::new("default", Arc::new(store.clone()), Duration::MAX);
-    Lease::new(bounded, key.clone(), &request, Scope::Handler("charges"))
+    let handle = StoreHandle::new("default", Arc::new(store.clone()), Duration::MAX);
+    Lease::new(handle, key.clone(), &request, Scope::Handler("charges"))
 }
 
 /// Keeps a lease as the engine does.

@@ -45,7 +45,7 @@ pub(super) struct HandlerReport {
     #[serde(skip)]
     pub(super) ttl: Duration,
     #[serde(skip)]
-    pub(super) place: String,
+    pub(super) location: String,
 }
 
 /// The statuses as text, such as `200-299, 409`.
@@ -106,7 +106,7 @@ impl HandlerReport {
                 Methods::Any => "any".to_owned(),
                 Methods::Only(names) => listed(names.iter().map(str::to_owned)),
             },
-            caller: policy.partitioned_by_caller(),
+            caller: policy.has_caller(),
             fingerprint: fingerprint(policy.fingerprint()),
             in_flight: match policy.in_flight() {
                 InFlight::Reject => "reject".to_owned(),
@@ -135,7 +135,7 @@ impl HandlerReport {
             },
             transaction: policy.database(),
             ttl: policy.ttl(),
-            place: format!("{}:{}", policy.file(), policy.line()),
+            location: format!("{}:{}", policy.file(), policy.line()),
         }
     }
 }

@@ -75,7 +75,7 @@ impl EntryQuery {
         let is_said = [&self.outcome, &self.status, &self.headers, &self.body, &self.ttl, &self.reason];
         if is_said.into_iter().any(Option::is_some) {
             return Err(Problem::bad_request(
-                "settlement_in_address",
+                "finding_in_address",
                 "a response does not belong in an address, which logs keep: send it as a form by POST",
             ));
         }

@@ -10,9 +10,9 @@ use crate::inspector::query::{Said, Target};
 use crate::inspector::service::{Change, Service};
 use crate::operate::audit::Resolving;
 use crate::operate::entry_view::EntryView;
+use crate::operate::finding::Finding;
 use crate::operate::masking::visible;
 use crate::operate::resolve::ResolveError;
-use crate::operate::settlement::Settlement;
 use crate::store::resolution::Resolved;
 
 impl Service<'_> {
@@ -36,15 +36,15 @@ impl Service<'_> {
             problem
         };
         self.may_change(Change::Resolution, headers).map_err(|problem| rejected(problem, None))?;
-        let settlement = settlement(said).map_err(|problem| rejected(problem, None))?;
-        let settlement = match self.operator() {
-            Some(operator) => settlement.by(operator.name()),
-            None => settlement,
+        let finding = finding(said).map_err(|problem| rejected(problem, None))?;
+        let finding = match self.operator() {
+            Some(operator) => finding.by(operator.name()),
+            None => finding,
         };
         let view = self.look_up(target).await.map_err(|problem| rejected(problem, None))?;
         self.is_confirmed(&view, "retries get what it says").map_err(|problem| rejected(problem, Some(&view)))?;
         let Some(entry) = view.entry() else { return Err(rejected(not_resolvable(), Some(&view))) };
-        match self.registry().resolve(self.selection.store.as_deref(), entry, &settlement).await {
+        match self.registry().resolve(self.selection.store.as_deref(), entry, &finding).await {
             Ok(Resolved::Yes) => Ok(view),
             Ok(Resolved::StillRunning) => Err(Problem::new(
                 StatusCode::CONFLICT,
@@ -57,7 +57,7 @@ impl Service<'_> {
                 "nothing was resolved: the entry has changed since the look-up; look it up again",
             )),
             Err(ResolveError::Store(error)) => Err(Problem::of_store(&error)),
-            Err(error) => Err(Problem::bad_request("invalid_settlement", error.to_string())),
+            Err(error) => Err(Problem::bad_request("invalid_finding", error.to_string())),
         }
     }
 }
@@ -66,8 +66,8 @@ fn not_resolvable() -> Problem {
     Problem::new(StatusCode::CONFLICT, "not_resolvable", "the entry cannot be read: it can only be purged")
 }
 
-fn settlement(said: &Said) -> Result<Settlement, Problem> {
-    let wrong = |what: &str| Problem::bad_request("invalid_settlement", what);
+fn finding(said: &Said) -> Result<Finding, Problem> {
+    let wrong = |what: &str| Problem::bad_request("invalid_finding", what);
     let reason = said.reason.clone().ok_or_else(|| wrong("say in `reason` how you know what became of the request"))?;
     match said.outcome.as_deref() {
         Some("not_executed") => {
@@ -76,7 +76,7 @@ fn settlement(said: &Said) -> Result<Settlement, Problem> {
                     "a request that was not executed has no response: leave `status`, `headers`, `body` and `ttl` out",
                 ));
             }
-            return Ok(Settlement::not_executed(reason));
+            return Ok(Finding::not_executed(reason));
         }
         Some("executed") => {}
         _ => return Err(wrong("write `outcome=executed` or `outcome=not_executed`")),
@@ -92,10 +92,10 @@ fn settlement(said: &Said) -> Result<Settlement, Problem> {
         })?;
         response.headers_mut().append(name, value);
     }
-    let settlement = Settlement::executed(response, reason);
-    let Some(ttl) = &said.ttl else { return Ok(settlement) };
+    let finding = Finding::executed(response, reason);
+    let Some(ttl) = &said.ttl else { return Ok(finding) };
     let ttl: Duration = humantime::parse_duration(ttl).map_err(|_| wrong("`ttl` is a time such as `24h` or `7d`"))?;
-    Ok(settlement.ttl(ttl))
+    Ok(finding.ttl(ttl))
 }
 
 fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
-use tokio::time::{Instant, timeout_at};
 
+use crate::deadline::Deadline;
 use crate::inspector::audit;
 use crate::inspector::audit::Operator;
 use crate::inspector::problem::Problem;
@@ -82,21 +82,23 @@ impl<'a> Service<'a> {
     /// Reads the store, and keeps at most `keep` entries of each state.
     pub(super) async fn scan(&self, keep: usize) -> Result<Scan, Problem> {
         let mut scan = Scan::new(self.selection.limit, keep).in_scope(self.selection.scope.clone());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Deadline::after(PATIENCE);
         while let Some((cursor, limit)) = scan.next_claims() {
             // The claims that were not read are in the listing below too.
-            let Ok(page) = timeout_at(deadline, self.store.claims(cursor, limit)).await else { break };
+            let Some(page) = deadline.bound(self.store.claims(cursor, limit)).await else { break };
             scan.add_claims(page.map_err(|error| Problem::of_store(&error))?, |scope| self.after_crash(scope));
         }
-        let soon = Instant::now() + PATIENCE_FOR_RECORDS;
+        let soon = Deadline::after(PATIENCE_FOR_RECORDS);
         let mut has_page = false;
         while let Some((cursor, limit)) = scan.next() {
             let is_overview = scan.has_all_claims() && self.selection.limit <= DEFAULT_LIMIT;
             let deadline = if is_overview && has_page { soon } else { deadline };
-            match timeout_at(deadline, self.store.list(cursor, limit)).await {
-                Ok(page) => scan.add(page.map_err(|error| Problem::of_store(&error))?, |scope| self.after_crash(scope)),
-                Err(_) if has_page => break,
-                Err(_) => return Err(Problem::of_store(&StoreError::TimedOut(PATIENCE))),
+            match deadline.bound(self.store.list(cursor, limit)).await {
+                Some(page) => {
+                    scan.add(page.map_err(|error| Problem::of_store(&error))?, |scope| self.after_crash(scope));
+                }
+                None if has_page => break,
+                None => return Err(Problem::of_store(&StoreError::TimedOut(PATIENCE))),
             }
             has_page = true;
         }
@@ -241,10 +243,10 @@ impl<'a> Service<'a> {
     }
 
     async fn find(&self, id: &str) -> Result<Option<EntryView>, Problem> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Deadline::after(PATIENCE);
         let mut pages = Pages::of_at_most(self.selection.limit);
         while let Some((cursor, limit)) = pages.next() {
-            let page = timeout_at(deadline, self.store.claims(cursor, limit)).await;
+            let page = deadline.bound(self.store.claims(cursor, limit)).await;
             let page = page.unwrap_or(Err(StoreError::TimedOut(PATIENCE)));
             let Some(mut page) = page.map_err(|error| Problem::of_store(&error))? else { break };
             pages.took(&mut page);
@@ -254,7 +256,7 @@ impl<'a> Service<'a> {
         }
         let mut pages = Pages::of_at_most(self.selection.limit);
         while let Some((cursor, limit)) = pages.next() {
-            let page = timeout_at(deadline, self.store.list(cursor, limit)).await;
+            let page = deadline.bound(self.store.list(cursor, limit)).await;
             let page = page.unwrap_or(Err(StoreError::TimedOut(PATIENCE)));
             let mut page = page.map_err(|error| Problem::of_store(&error))?;
             pages.took(&mut page);

@@ -114,8 +114,7 @@ pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
 
 /// `install` was called with a registry that names no caller, for handlers that name none either.
 pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
-    let handlers: Vec<String> =
-        policies.filter(|policy| !policy.partitioned_by_caller()).map(Policy::handler).collect();
+    let handlers: Vec<String> = policies.filter(|policy| !policy.has_caller()).map(Policy::handler).collect();
     if !handlers.is_empty() {
         tracing::warn!(
             handlers = handlers.join(", "),

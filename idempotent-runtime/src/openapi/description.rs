@@ -155,7 +155,7 @@ fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
         rejections.push(Rejection::NotRecorded { retry_after });
     }
     // The function of a registry may return no caller for a request.
-    if !policy.partitioned_by_caller() {
+    if !policy.has_caller() {
         rejections.push(Rejection::OtherCredentials);
     }
     // A transaction leaves nothing behind after a crash, and has no lease that could be lost.

@@ -3,7 +3,7 @@
 use crate::layer::made::policies_of_layers;
 use crate::operate::audit::Resolving;
 use crate::operate::entry_view::EntryView;
-use crate::operate::settlement::{InvalidSettlement, Limits, Settlement};
+use crate::operate::finding::{Finding, InvalidFinding, Limits};
 use crate::policy::Policy;
 use crate::registry::Registry;
 use crate::store::entry::{Entry, EntryState};
@@ -17,9 +17,9 @@ pub enum ResolveError {
     /// The registry has no store of this name.
     #[error("the registry has no store named {0:?}")]
     UnknownStore(String),
-    /// The settlement is invalid. Nothing has changed.
+    /// The finding is invalid. Nothing has changed.
     #[error(transparent)]
-    Invalid(#[from] InvalidSettlement),
+    Invalid(#[from] InvalidFinding),
     /// The store failed, or did not accept the response. After [`StoreError::Unavailable`] and [`StoreError::TimedOut`]
     /// the key may or may not be resolved: look at it again.
     #[error("the store has failed")]
@@ -27,7 +27,7 @@ pub enum ResolveError {
 }
 
 impl Registry {
-    /// Settles a request whose outcome is unknown: its retries get the response of the settlement, or the next retry runs the
+    /// Resolves a request whose outcome is unknown: its retries get the response of the finding, or the next retry runs the
     /// handler.
     ///
     /// `store` is the name of the store; `None` means the default store. `entry` is the entry that the operator looked
@@ -66,7 +66,7 @@ impl Registry {
     /// # use std::time::Duration;
     /// # use idempotent_runtime::Fingerprint;
     /// use http::Response;
-    /// use idempotent_runtime::operate::Settlement;
+    /// use idempotent_runtime::operate::Finding;
     /// use idempotent_runtime::store::{AfterCrash, ClaimRequest, MemoryStore, Resolved, Store, StoreAdmin, Token};
     /// use idempotent_runtime::{RecordKey, Registry};
     ///
@@ -80,8 +80,8 @@ impl Registry {
     /// // The handler crashed, and the provider has its charge.
     /// let entry = store.get(&key).await?.expect("the claim is there");
     /// let receipt = Response::builder().status(201).body(r#"{"id":"ch_17"}"#)?;
-    /// let settlement = Settlement::executed(receipt, "the provider has ch_17").by("alice");
-    /// assert_eq!(registry.resolve(None, &entry, &settlement).await?, Resolved::Yes);
+    /// let finding = Finding::executed(receipt, "the provider has ch_17").by("alice");
+    /// assert_eq!(registry.resolve(None, &entry, &finding).await?, Resolved::Yes);
     /// # Ok(())
     /// # }
     /// # #[cfg(not(feature = "memory"))]
@@ -91,24 +91,24 @@ impl Registry {
         &self,
         store: Option<&str>,
         entry: &Entry,
-        settlement: &Settlement,
+        finding: &Finding,
     ) -> Result<Resolved, ResolveError> {
         let audit = Resolving {
-            by: settlement.operator(),
-            reason: Some(settlement.reason()),
-            status: settlement.status().map(|status| status.as_u16()),
+            by: finding.operator(),
+            reason: Some(finding.reason()),
+            status: finding.status().map(|status| status.as_u16()),
             store: store.unwrap_or("default"),
             keys_are_digests: self.at_rest().digest_keys,
         };
-        let resolved = self.try_to_resolve(store, entry, settlement).await;
+        let resolved = self.try_to_resolve(store, entry, finding).await;
         let outcome = match &resolved {
-            Ok(Resolved::Yes) if settlement.status().is_some() => "resolved_as_executed",
+            Ok(Resolved::Yes) if finding.status().is_some() => "resolved_as_executed",
             Ok(Resolved::Yes) => "resolved_as_not_executed",
             Ok(Resolved::StillRunning) => "still_running",
             Ok(Resolved::ChangedHands) => "changed_hands",
             Err(ResolveError::Store(_)) => "failed",
             Err(ResolveError::UnknownStore(_)) => "rejected: unknown_store",
-            Err(ResolveError::Invalid(_)) => "rejected: invalid_settlement",
+            Err(ResolveError::Invalid(_)) => "rejected: invalid_finding",
         };
         let view = EntryView::new(entry.clone(), None);
         audit.ended(Some(&entry.key), view.id().as_deref(), Some(view.state()), outcome);
@@ -119,15 +119,15 @@ impl Registry {
         &self,
         name: Option<&str>,
         entry: &Entry,
-        settlement: &Settlement,
+        finding: &Finding,
     ) -> Result<Resolved, ResolveError> {
         let store =
             self.store_named(name).ok_or_else(|| ResolveError::UnknownStore(name.unwrap_or_default().into()))?;
         let EntryState::Claimed { token, .. } = entry.state else {
-            return Err(ResolveError::Invalid(InvalidSettlement::IsRecord));
+            return Err(ResolveError::Invalid(InvalidFinding::IsRecord));
         };
         let limits = self.limits_of(&entry.key.scope());
-        let resolution: Resolution = settlement.resolution_at_rest(entry, store.name(), self.at_rest(), limits)?;
+        let resolution: Resolution = finding.resolution_at_rest(entry, store.name(), self.at_rest(), limits)?;
         let resolved = store.resolve(&entry.key, token, resolution).await.map_err(ResolveError::Store);
         if !matches!(resolved, Ok(Resolved::StillRunning)) {
             // The claim may have ended even if the call failed.

@@ -4,7 +4,6 @@ use std::panic::Location;
 use std::time::Duration;
 
 use http::{Method, response};
-use idempotent_policy::SHORTEST_WAIT;
 
 use crate::policy::built::Built;
 use crate::policy::invalid_policy::InvalidPolicy;
@@ -88,11 +87,10 @@ impl PolicyBuilder {
         let mut statuses: Vec<u16> = statuses.into_iter().collect();
         statuses.sort_unstable();
         statuses.dedup();
-        if statuses.is_empty() {
-            self.wrong.push("`cache` must name at least one status; write `.cache([201, 409])`".to_owned());
-        }
-        if let Some(wrong) = statuses.iter().find(|status| idempotent_policy::check_status(**status).is_err()) {
-            self.wrong.push(format!("`cache`: {wrong} is no status that could be recorded; those are 200 to 599"));
+        self.check("cache", idempotent_policy::check_count(statuses.len()), ".cache([201, 409])");
+        for status in &statuses {
+            let wrong = idempotent_policy::check_status(*status).err();
+            self.wrong.extend(wrong.map(|wrong| format!("`cache` holds {status}: {wrong}")));
         }
         let ranges = statuses.chunk_by(|a, b| a + 1 == *b).map(|range| (range[0], range[range.len() - 1]));
         self.built.statuses = ranges.collect();
@@ -168,10 +166,8 @@ impl PolicyBuilder {
                 Err(wrong) => self.wrong.push(format!("`methods`: {wrong}")),
             }
         }
-        if self.built.methods.is_empty() {
-            self.wrong
-                .push("`methods` must name at least one; write `.methods([Method::POST, Method::PATCH])`".to_owned());
-        }
+        let counted = idempotent_policy::check_count(self.built.methods.len());
+        self.check("methods", counted, ".methods([Method::POST, Method::PATCH])");
         self.settings.methods = Methods::Only(Names::constants(&[]));
         self
     }
@@ -197,15 +193,13 @@ impl PolicyBuilder {
     }
 
     /// Sets how a duplicate of a running request is answered; [`InFlight::Reject`] by default.
-    /// `InFlight::Wait(Duration::MAX)` waits without a limit.
+    /// `InFlight::Wait(Duration::MAX)` waits without a limit; a limit is at least 1 ms and at most 100 years.
     pub fn in_flight(mut self, in_flight: InFlight) -> Self {
         if let InFlight::Wait(limit) = in_flight
-            && limit < SHORTEST_WAIT
+            && limit != Duration::MAX
         {
-            self.wrong.push(
-                "`in_flight` must wait for at least 1ms; write `.in_flight(InFlight::Wait(Duration::from_secs(5)))`"
-                    .to_owned(),
-            );
+            let checked = idempotent_policy::check_wait(limit);
+            self.check("in_flight", checked, ".in_flight(InFlight::Wait(Duration::from_secs(5)))");
         }
         self.settings.in_flight = in_flight;
         self

@@ -228,7 +228,7 @@ impl Policy {
     }
 
     /// Returns whether keys are partitioned by a `caller`.
-    pub fn partitioned_by_caller(&self) -> bool {
+    pub fn has_caller(&self) -> bool {
         self.settings.caller
     }
 

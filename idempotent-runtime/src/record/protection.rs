@@ -156,7 +156,8 @@ impl Downstream {
     }
 }
 
-/// The types of a build in which no key can exist.
+/// The types of a build in which no key can exist. They have no values, so that the code for sealing needs no `cfg`, and
+/// the compiler removes it.
 #[cfg(not(feature = "seal"))]
 mod unsealed {
     use bytes::Bytes;

@@ -262,7 +262,7 @@ impl RegistryBuilder {
         // Only a closed tracker can be awaited. A closed tracker still counts new tasks.
         let running = TaskTracker::new();
         running.close();
-        let bounded = |name: &str, store| {
+        let handle_of = |name: &str, store| {
             #[cfg(feature = "near-cache")]
             let store = match self.near_cache {
                 Some((max_bytes, max_age)) => CachedStore::in_front_of(store, max_bytes, max_age),
@@ -270,9 +270,9 @@ impl RegistryBuilder {
             };
             StoreHandle::new(name, store, self.store_timeout)
         };
-        let default = bounded("default", self.default);
+        let default = handle_of("default", self.default);
         let named: BTreeMap<_, _> =
-            self.named.into_iter().map(|(name, store)| (name.clone(), bounded(&name, store))).collect();
+            self.named.into_iter().map(|(name, store)| (name.clone(), handle_of(&name, store))).collect();
         Registry(Arc::new(Inner {
             #[cfg(feature = "metrics")]
             unknown: UnknownGauge::new(named.values().chain([&default]).cloned().collect()),

@@ -40,8 +40,11 @@ pub fn install(store: impl StoreAdmin) -> Result<Registry, InstallError> {
     Registry::new(store).install()
 }
 
-/// Returns every annotated handler of the program, ordered by module, name and place. The policies are those under the
+/// Returns every annotated handler of the program, ordered by module, name and location. The policies are those under the
 /// installed registry, if there is one: with the changes of its [`policy`](crate::RegistryBuilder::policy).
+///
+/// The references are `'static` without a leak: a handler's policy is a constant of the program, and the installed
+/// registry, which keeps the changed ones, is never removed.
 ///
 /// # Examples
 ///

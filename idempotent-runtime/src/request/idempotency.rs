@@ -124,9 +124,9 @@ impl Idempotency {
         let api = [b"\0", api.as_bytes()].concat();
         let digest = match self.granted() {
             Some(grant) => {
-                let place = self.execution().place_under_key();
-                let place = place.map(|place| [b"\0", place.as_bytes()].concat()).unwrap_or_default();
-                grant.downstream.key(&[grant.record_key.as_str().as_bytes(), &place, &api])
+                let path = self.execution().path_under_key();
+                let path = path.map(|path| [b"\0", path.as_bytes()].concat()).unwrap_or_default();
+                grant.downstream.key(&[grant.record_key.as_str().as_bytes(), &path, &api])
             }
             None => Downstream::default().key(&[&self.execution().unkeyed().as_u128().to_le_bytes(), &api]),
         };

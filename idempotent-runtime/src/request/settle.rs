@@ -2,7 +2,6 @@
 //! lease expires.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use axum::response::Response;
 use futures_util::future::BoxFuture;
@@ -20,6 +19,7 @@ use crate::rejection::problem::CLAIM_LOST;
 use crate::request::guarded_run::GuardedRun;
 use crate::request::respond::{Classification, Classified, ClassifiedNow, Panic};
 use crate::request::response_mark::without_record;
+use crate::retries::Retries;
 use crate::store::claim::Held;
 use crate::store::error::StoreError;
 use crate::sync::tokio;
@@ -300,9 +300,8 @@ impl Claimed {
     /// lost, the store rejects the token.
     async fn keep_trying(self: Box<Self>, mut planned: PlannedEnd) {
         let forgotten = Deadline::after(self.run.classifier.policy.ttl());
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        while !forgotten.is_over() {
-            backoff.wait().await;
+        let mut retries = Retries::until(forgotten, Backoff::OF_A_RECORD);
+        while retries.pause().await {
             let ended = self.try_end(&planned).await;
             match self.or_without_response(&mut planned, ended).await {
                 Ok(Held::Yes) => {

@@ -123,7 +123,7 @@ impl Execution {
 
     /// Returns a text that distinguishes the requests that share the key of one guard, in every attempt. It names the
     /// handlers and targets between this request and that guard. `None` for the guard's own request.
-    pub(super) fn place_under_key(self: &Arc<Self>) -> Option<Box<str>> {
+    pub(super) fn path_under_key(self: &Arc<Self>) -> Option<Box<str>> {
         let mut digest = OwnerDigest::default();
         let mut execution = self;
         while execution.claim.grant.get().is_none() && execution.identity.asked_for.get().is_none() {

@@ -89,7 +89,7 @@ impl Watch {
     /// How the request has ended, and when the look began that found this out.
     async fn until_ended(self) -> (Instant, RequestEnd) {
         // Looks are needed although the waiters are notified: a store need not notify about claims that end in other processes.
-        let mut backoff = Backoff::BETWEEN_LOOKS;
+        let mut backoff = Backoff::BETWEEN_CHECKS;
         loop {
             // Subscribed before the look: an end between the look and the wait would be missed otherwise.
             let mut changed = pin!(self.changed().fuse());

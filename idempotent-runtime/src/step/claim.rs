@@ -17,6 +17,7 @@ use crate::record::envelope::Place;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody};
 use crate::registry::Registry;
+use crate::retries::Retries;
 use crate::step::error::StepErrorKind;
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::error::StoreError;
@@ -163,9 +164,8 @@ impl StepClaim {
     /// The lease is renewed meanwhile: a later attempt waits for the result, and does not run the step beside it.
     async fn keep_trying(self, mut record: Record, lease: KeptLease) {
         let _counted = self.registry.running().token();
-        let forgotten = Deadline::after(self.ttl);
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        while !forgotten.is_over() {
+        let mut retries = Retries::until(Deadline::after(self.ttl), Backoff::OF_A_RECORD);
+        loop {
             match self.complete(&lease, &record).await {
                 Ok(Held::Yes) => return self.keep_record(),
                 Ok(Held::No) => return,
@@ -173,7 +173,9 @@ impl StepClaim {
                 Err(StoreError::RecordRejected(_)) => record = record.without_response(),
                 Err(_) => {}
             }
-            backoff.wait().await;
+            if !retries.pause().await {
+                return;
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use crate::record::Record;
 use crate::record::envelope::Opened;
 use crate::record::fingerprints::{Compared, Fingerprints, incomparable};
 use crate::registry::Registry;
+use crate::retries::Retries;
 use crate::step::claim::{Stage, StepClaim};
 use crate::step::error::StepErrorKind;
 use crate::step::names::{Owner, Owners};
@@ -71,9 +72,9 @@ impl Steps {
     pub(crate) async fn begin(&self, name: &str, owner: &Owner) -> Result<Begun, StepErrorKind> {
         self.owners.take(name, owner)?;
         let mut claim = self.claim_of(name, owner);
-        let mut backoff = Backoff::BETWEEN_LOOKS;
         // If the other attempt has crashed, its lease expires before this.
-        let deadline = Deadline::after(self.request.lease.saturating_mul(2));
+        let two_leases = Deadline::after(self.request.lease.saturating_mul(2));
+        let mut retries = Retries::until(two_leases, Backoff::BETWEEN_CHECKS);
         loop {
             let asked_at = Instant::now();
             // Confirmed with every look: an attempt that lost its key must not begin what its successor may have undone.
@@ -93,8 +94,11 @@ impl Steps {
                 Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint } if !self.is_same(fingerprint) => {
                     return Err(self.of_another(fingerprint));
                 }
-                Claim::InFlight { .. } if deadline.is_over() => return Err(StepErrorKind::StillRunning),
-                Claim::InFlight { .. } => backoff.wait().await,
+                Claim::InFlight { .. } => {
+                    if !retries.pause().await {
+                        return Err(StepErrorKind::StillRunning);
+                    }
+                }
                 // Claimed with another secret of the registry: the store knows the request by that fingerprint alone.
                 Claim::Lapsed { fingerprint } if claim.ask_as(fingerprint) => {}
                 Claim::Lapsed { .. } => return Err(StepErrorKind::OutcomeUnknown),

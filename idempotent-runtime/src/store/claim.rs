@@ -238,6 +238,8 @@ pub enum Claim {
 }
 
 /// The result of a call that names a token: whether the token held the claim when it was used.
+///
+/// This enum cannot grow: a store must not answer with a third result that an engine would have to guess about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a lost claim means that another handler may run"]
 pub enum Held {

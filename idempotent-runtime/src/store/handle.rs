@@ -9,11 +9,11 @@ use futures_util::future::join_all;
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
-use crate::store::bounded::BoundedStore;
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::entry::EntryState;
 use crate::store::erased::ErasedStore;
 use crate::store::error::StoreError;
+use crate::store::timed::TimedStore;
 use crate::store::unwanted_claims::{GiveBacks, Lapse, Queue, Unwanted};
 use crate::sync::atomic::Ordering;
 use crate::sync::tokio::time::Instant;
@@ -34,21 +34,21 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 pub(crate) struct StoreHandle(Arc<Inner>);
 
 struct Inner {
-    store: BoundedStore,
+    store: TimedStore,
     give_backs: GiveBacks,
 }
 
 impl Deref for StoreHandle {
-    type Target = BoundedStore;
+    type Target = TimedStore;
 
-    fn deref(&self) -> &BoundedStore {
+    fn deref(&self) -> &TimedStore {
         &self.0.store
     }
 }
 
 impl StoreHandle {
     pub(crate) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
-        Self(Arc::new(Inner { store: BoundedStore::new(name, store, limit), give_backs: GiveBacks::default() }))
+        Self(Arc::new(Inner { store: TimedStore::new(name, store, limit), give_backs: GiveBacks::default() }))
     }
 
     /// Returns whether both are the same store of one registry.

@@ -20,7 +20,6 @@
 
 #[cfg(feature = "__transactions")]
 pub(crate) mod active_transactions;
-pub(crate) mod bounded;
 #[cfg(feature = "near-cache")]
 pub(crate) mod cache;
 pub(crate) mod claim;
@@ -50,6 +49,7 @@ mod shared;
 mod shortage;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+pub(crate) mod timed;
 pub(crate) mod unwanted_claims;
 
 pub use crate::policy::values::AfterCrash;

@@ -1,7 +1,6 @@
 //! Holds the transaction while the handler does not use it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::Database;
@@ -12,6 +11,7 @@ use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::observe::op::Op;
 use crate::policy::values::Isolation;
+use crate::retries::Retries;
 use crate::store::claim::{Claim, Held, Token};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
@@ -110,7 +110,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 faults.meet(TransactionPhase::Begin)?;
                 transactions.claim(claim).await
             };
-            match store.bounded_begin(Op::Claim, claiming).await? {
+            match store.timed_begin(Op::Claim, claiming).await? {
                 ClaimInTransaction::Existing(claim) => Ok(claim),
                 ClaimInTransaction::Acquired { attempt, open } => {
                     self.put(open.isolated(isolation));
@@ -131,7 +131,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 faults.meet(TransactionPhase::Begin)?;
                 transactions.begin(isolation).await
             };
-            self.put(store.bounded_begin(Op::Begin, beginning).await?.isolated(isolation));
+            self.put(store.timed_begin(Op::Begin, beginning).await?.isolated(isolation));
             Ok(())
         })
     }
@@ -145,13 +145,13 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             let Found { transactions, faults, records } = Self::transactions(store)?;
             let asked_at = Instant::now();
             let mut open = self.take().ok_or(TransactionError::Kept)?;
-            let mut written = store.bounded(Op::Verify, open.prove()).await.map(|()| Held::Yes);
+            let mut written = store.timed(Op::Verify, open.prove()).await.map(|()| Held::Yes);
             if let (Ok(_), Some(recording)) = (&written, recording) {
                 let writing = async {
                     faults.meet(TransactionPhase::Record)?;
                     transactions.record(&mut open, recording).await
                 };
-                written = store.bounded(Op::Record, writing).await;
+                written = store.timed(Op::Record, writing).await;
             }
             let hindered = match written {
                 Ok(Held::Yes) => None,
@@ -160,7 +160,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             };
             if let Some(error) = hindered {
                 // `error` already reports that the transaction has ended.
-                let undone = store.bounded(Op::RollBack, open.roll_back()).await;
+                let undone = store.timed(Op::RollBack, open.roll_back()).await;
                 rolled_back(store, undone.or_else(|error| if is::<Ended>(&error) { Ok(()) } else { Err(error) }))?;
                 return Err(error);
             }
@@ -168,7 +168,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 faults.meet(TransactionPhase::Commit)?;
                 open.commit().await
             };
-            match (store.bounded(Op::Commit, committing).await, recording) {
+            match (store.timed(Op::Commit, committing).await, recording) {
                 (Ok(()), _) => {}
                 // The database has reported that the transaction is not committed.
                 (Err(error), _) if is::<Conflict>(&error) || is::<Violated>(&error) => {
@@ -187,7 +187,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
     fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, Result<(), TransactionError>> {
         Box::pin(async move {
             match self.take() {
-                Some(open) => rolled_back(store, store.bounded(Op::RollBack, open.roll_back()).await),
+                Some(open) => rolled_back(store, store.timed(Op::RollBack, open.roll_back()).await),
                 None => Ok(()),
             }
         })
@@ -198,7 +198,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             let mut open = self.take()?;
             let mut met = None;
             if open.seen().is_conflict() || is_failure && open.seen().may_be_conflict() {
-                met = match store.bounded(Op::Verify, open.prove()).await {
+                met = match store.timed(Op::Verify, open.prove()).await {
                     Err(error) => conflict(&open, is_failure, error).ok(),
                     // The handler rolled back to a savepoint, so the conflict has not aborted the transaction.
                     Ok(()) if is_failure && open.seen().is_conflict() => {
@@ -273,14 +273,16 @@ async fn look_up<DB: Database>(
     error: StoreError,
 ) -> Result<(), TransactionError> {
     let limit = recording.request.lease;
-    let deadline = Deadline::after(limit);
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut retries = Retries::until(Deadline::after(limit), Backoff::OF_A_RECORD);
     loop {
-        match store.bounded_begin(Op::LookUp, transactions.is_recorded(&recording.key, recording.request.token)).await {
+        match store.timed_begin(Op::LookUp, transactions.is_recorded(&recording.key, recording.request.token)).await {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(TransactionError::RolledBack(error)),
-            Err(_) if !deadline.outlasts(backoff.peek()) => return Err(TransactionError::Unknown(limit)),
-            Err(_) => backoff.wait().await,
+            Err(_) => {
+                if !retries.pause().await {
+                    return Err(TransactionError::Unknown(limit));
+                }
+            }
         }
     }
 }

@@ -301,12 +301,12 @@ fn a_wrong_policy_names_every_mistake() {
     let begin = [
         "`scope` must not be blank",
         "`ttl` must be at least 1s; write",
-        "`cache`: 100 is no status",
+        "`cache` holds 100: an interim status",
         "`header`: \"x request\" is no header name",
         "`methods` must name at least one",
         "`lease` must be at least 100ms",
         "`keep_headers`: `content-length` belongs",
-        "`in_flight` must wait",
+        "`in_flight` must be at least 1ms",
         "`store` must not be blank",
         "`x-a` is both in `keep_headers` and in `drop_headers`",
     ];
@@ -314,6 +314,9 @@ fn a_wrong_policy_names_every_mistake() {
     for (mistake, begin) in mistakes.iter().zip(begin) {
         assert!(mistake.starts_with(begin), "{mistake} / {begin}");
     }
+    let too_long = Policy::builder("a").in_flight(InFlight::Wait(Duration::from_secs(101 * 8766 * 3600))).build();
+    assert!(too_long.expect_err("no limit is so long").to_string().contains("`in_flight` must be at most 100years"));
+    assert!(Policy::builder("a").in_flight(InFlight::Wait(Duration::MAX)).build().is_ok());
     let longer = Policy::builder("a").ttl(Duration::from_secs(1)).lease(Duration::from_secs(2)).build();
     assert!(longer.expect_err("the lease is longer").to_string().contains("`lease` must not be longer than `ttl`"));
     assert_eq!(

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use axum::routing::post;
-use idempotent_runtime::operate::{AUDIT_TARGET, InvalidSettlement, ResolveError, Settlement};
+use idempotent_runtime::operate::{AUDIT_TARGET, Finding, InvalidFinding, ResolveError};
 use idempotent_runtime::store::{Entry, EntryState, Held, MemoryStore, Resolved, StoreAdmin};
 use idempotent_runtime::{Idempotency, RecordKey, Registry, RegistryBuilder, Tx, idempotent};
 use idempotent_tests::{
@@ -70,8 +70,8 @@ impl Process {
         answer(self.server.post(path).header("idempotency-key", "k").body(body)).await
     }
 
-    async fn resolve(&self, entry: &Entry, settlement: &Settlement) -> Resolved {
-        self.registry.resolve(None, entry, settlement).await.expect("the store answers")
+    async fn resolve(&self, entry: &Entry, finding: &Finding) -> Resolved {
+        self.registry.resolve(None, entry, finding).await.expect("the store answers")
     }
 }
 
@@ -83,13 +83,13 @@ async fn look(store: &impl StoreAdmin, key: &RecordKey) -> Entry {
     store.get(key).await.expect("the store answers").expect("the claim is there")
 }
 
-fn receipt(id: &'static str) -> Settlement {
+fn receipt(id: &'static str) -> Finding {
     let receipt = Response::builder().status(201).header("x-transfer", id).header("content-type", "text/plain");
-    Settlement::executed(receipt.body(id).expect("a response"), "it is at the bank").by("alice")
+    Finding::executed(receipt.body(id).expect("a response"), "it is at the bank").by("alice")
 }
 
-fn not_executed() -> Settlement {
-    Settlement::not_executed("it is not at the bank").by("bob")
+fn not_executed() -> Finding {
+    Finding::not_executed("it is not at the bank").by("bob")
 }
 
 fn assert_replays(replay: &Answer, id: &str) {
@@ -180,8 +180,8 @@ async fn a_claim_that_came_back_is_not_touched(store: &(impl StoreAdmin + Clone)
     )
     .await;
     eventually(async || look(store, &key).await, |entry| lease_of(entry).0.is_some()).await;
-    for settlement in [receipt("tr_17"), not_executed()] {
-        assert_eq!(process.resolve(&entry, &settlement).await, Resolved::StillRunning);
+    for finding in [receipt("tr_17"), not_executed()] {
+        assert_eq!(process.resolve(&entry, &finding).await, Resolved::StillRunning);
     }
     runs.let_finish(1);
     assert_eq!(running.await.expect("it is sent").expect("it is answered").status(), StatusCode::OK);
@@ -270,10 +270,10 @@ async fn a_step_is_resolved_by_its_own_key() {
     assert_eq!(process.send("/steps", "").await.status, StatusCode::INTERNAL_SERVER_ERROR);
     let key = RecordKey::new("resolved-steps", None, "k");
     let step = look(&store, &key.step("reserve")).await;
-    let result = |body: &'static str| Settlement::executed(Response::new(body), "it is reserved");
+    let result = |body: &'static str| Finding::executed(Response::new(body), "it is reserved");
     for wrong in [receipt("17"), result("not JSON")] {
         let rejected = process.registry.resolve(None, &step, &wrong).await;
-        assert!(matches!(rejected, Err(ResolveError::Invalid(InvalidSettlement::StepResult))), "{rejected:?}");
+        assert!(matches!(rejected, Err(ResolveError::Invalid(InvalidFinding::StepResult))), "{rejected:?}");
     }
     assert_eq!(process.resolve(&step, &result("17")).await, Resolved::Yes);
     assert_eq!(process.send("/steps", "").await.rejection(), "outcome_unknown", "its handler is another key");
@@ -305,16 +305,16 @@ async fn a_transaction_on_a_resolved_claim_is_rolled_back() {
 }
 
 #[tokio::test]
-async fn a_wrong_settlement_changes_nothing_and_says_why() {
+async fn a_wrong_finding_changes_nothing_and_says_why() {
     let (store, runs) = (MemoryStore::new(), Runs::free());
     let process = Process::start(Registry::builder(store.clone()), &runs).await;
     assert_eq!(process.send("/transfers", "tea").await.status, StatusCode::INTERNAL_SERVER_ERROR);
     let entry = look(&store, &RecordKey::new("resolved-transfers", None, "k")).await;
-    let of = |response: Response<&'static str>| Settlement::executed(response, "it is at the bank");
+    let of = |response: Response<&'static str>| Finding::executed(response, "it is at the bank");
     let with = |name: &str, value: &str| of(Response::builder().header(name, value).body("").expect("a response"));
     let status = |status: u16| of(Response::builder().status(status).body("").expect("a response"));
-    let large = Settlement::executed(Response::new(vec![b'x'; 5_000_000]), "it is at the bank");
-    for (settlement, words) in [
+    let large = Finding::executed(Response::new(vec![b'x'; 5_000_000]), "it is at the bank");
+    for (finding, words) in [
         (status(101), "interim status"),
         (status(999), "from 200 to 599"),
         (with("content-length", "3"), "`content-length` belongs to one connection or answer"),
@@ -327,9 +327,9 @@ async fn a_wrong_settlement_changes_nothing_and_says_why() {
         (with("retry-after", "5"), "write a date"),
         (large, "the body has 5000000 bytes, and a recorded body has at most 4194304"),
         (receipt("tr_17").ttl(Duration::from_millis(1)), "the ttl must be at least 1s"),
-        (Settlement::not_executed("  "), "there is no reason"),
+        (Finding::not_executed("  "), "there is no reason"),
     ] {
-        let rejected = process.registry.resolve(None, &entry, &settlement).await;
+        let rejected = process.registry.resolve(None, &entry, &finding).await;
         let Err(ResolveError::Invalid(error)) = rejected else { panic!("{words}: {rejected:?}") };
         assert!(error.to_string().contains(words), "{words} in {error}");
     }
@@ -341,7 +341,7 @@ async fn a_wrong_settlement_changes_nothing_and_says_why() {
     assert_eq!(process.send("/transfers", "tea").await.status, StatusCode::CREATED);
     let record = look(&store, &entry.key).await;
     let of_record = process.registry.resolve(None, &record, &receipt("tr_17")).await;
-    assert!(matches!(of_record, Err(ResolveError::Invalid(InvalidSettlement::IsRecord))), "{of_record:?}");
+    assert!(matches!(of_record, Err(ResolveError::Invalid(InvalidFinding::IsRecord))), "{of_record:?}");
 }
 
 #[tokio::test]
@@ -353,11 +353,11 @@ async fn the_audit_has_who_resolved_what_and_why() {
     let failed = process.registry.resolve(None, &entry, &receipt("tr_17")).await;
     assert!(matches!(failed, Err(ResolveError::Store(_))), "{failed:?}");
     store.on_resolve(Fault::None);
-    assert!(process.registry.resolve(None, &entry, &Settlement::not_executed("")).await.is_err());
+    assert!(process.registry.resolve(None, &entry, &Finding::not_executed("")).await.is_err());
     assert_eq!(process.resolve(&entry, &receipt("tr_17")).await, Resolved::Yes);
     assert_eq!(process.resolve(&entry, &not_executed()).await, Resolved::ChangedHands);
     let audit: Vec<String> = logs.of_level("WARN").into_iter().filter(|line| line.contains(AUDIT_TARGET)).collect();
-    let outcomes = ["failed", "rejected: invalid_settlement", "resolved_as_executed", "changed_hands"];
+    let outcomes = ["failed", "rejected: invalid_finding", "resolved_as_executed", "changed_hands"];
     assert_eq!(audit.len(), outcomes.len(), "{audit:#?}");
     for (line, outcome) in audit.iter().zip(outcomes) {
         assert!(line.contains(&format!("outcome=\"{outcome}\"")), "{outcome} in {line}");

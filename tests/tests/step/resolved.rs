@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
 use http::StatusCode;
-use idempotent_runtime::operate::Settlement;
+use idempotent_runtime::operate::Finding;
 use idempotent_runtime::store::{AfterCrash, Entry, MemoryStore, Resolved, StoreAdmin};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry};
 use idempotent_tests::{Runs, Server};
@@ -38,10 +38,10 @@ async fn resolved_step_beneath_a_layer_is_not_run() {
     assert_eq!(server.post_with_key("/orders", "k").await.status, StatusCode::INTERNAL_SERVER_ERROR);
 
     let key = RecordKey::new("resolved-orders", None, "k");
-    let reserved = Settlement::executed(http::Response::new("17"), "the warehouse has reservation 17");
-    let not_executed = Settlement::not_executed("nothing else was done");
-    for (key, settlement) in [(key.step("reserve"), reserved), (key, not_executed)] {
-        let resolved = registry.resolve(None, &look(&store, &key).await, &settlement).await;
+    let reserved = Finding::executed(http::Response::new("17"), "the warehouse has reservation 17");
+    let not_executed = Finding::not_executed("nothing else was done");
+    for (key, finding) in [(key.step("reserve"), reserved), (key, not_executed)] {
+        let resolved = registry.resolve(None, &look(&store, &key).await, &finding).await;
         assert_eq!(resolved.expect("it is resolved"), Resolved::Yes);
     }
     let answer = server.post_with_key("/orders", "k").await;

@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::post;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use idempotent_runtime::operate::{EntryView, Keys, Settlement};
+use idempotent_runtime::operate::{EntryView, Finding, Keys};
 use idempotent_runtime::store::{
     Claim, ClaimRequest, Cursor, Entry, EntryState, Held, MemoryStore, Page, Renewal, Resolution, Store as _,
     StoreAdmin, StoreError, Token,
@@ -194,8 +194,8 @@ async fn resolution_is_sealed_for_its_store_and_deployment() {
         let _ = store.claim(&key, claim).await.expect("the store answers");
         let entry = store.get(&key).await.expect("the store answers").expect("a claim");
         let receipt = Response::new("by an operator");
-        let settlement = Settlement::executed(receipt, "ch_17").in_store(store_name).seal_with(keys(deployment));
-        let resolution = settlement.resolution(&entry).expect("it is sound");
+        let finding = Finding::executed(receipt, "ch_17").in_store(store_name).seal_with(keys(deployment));
+        let resolution = finding.resolution(&entry).expect("it is sound");
         let _ = store.resolve(&key, claim.token, resolution).await.expect("the store answers");
         let retry = sends(&server, "/transfers").await;
         let text = if is_replayed { retry.text().to_owned() } else { retry.rejection() };
@@ -233,8 +233,7 @@ fn debug_shows_no_content() {
     let claimed = EntryState::Claimed { attempt: 1, lease: None, token: claim.token };
     let entry = Entry::new(key.clone(), fingerprint, claimed, None);
     let view = EntryView::new(entry.clone(), None);
-    let settlement =
-        Settlement::executed(Response::builder().header("location", value).body(SECRET).expect("sound"), SECRET);
+    let finding = Finding::executed(Response::builder().header("location", value).body(SECRET).expect("sound"), SECRET);
     let shown = [
         format!("{key:?} {:?} {:?}", key.digested(), key.step(SECRET)),
         format!("{:?}", SECRET.parse::<IdempotencyKey>().expect("a key")),
@@ -243,7 +242,7 @@ fn debug_shows_no_content() {
         format!("{entry:?} {:?}", Page::new(vec![entry.clone()], Some(Cursor::new(SECRET)))),
         format!("{view:?} {:?} {:?}", view.report(Keys::Masked), view.report(Keys::Revealed)),
         format!("{claim:?} {:?}", Renewal::new(key, claim.token, Duration::ZERO)),
-        format!("{settlement:?} {:?}", settlement.resolution(&entry)),
+        format!("{finding:?} {:?}", finding.resolution(&entry)),
     ];
     for shown in shown {
         assert!(!shown.contains(SECRET) && !shown.contains(&format!("{:?}", SECRET.as_bytes())), "{shown}");

@@ -91,7 +91,7 @@ pub(super) fn panel(view: &View<'_>, panel: &Panel) -> Markup {
         Panel::Failed(problem) => failed(problem),
         Panel::Resolved(entry_view) => html! {
             section class="panel done" id="entry" role="status" {
-                h2 { "Settled" }
+                h2 { "Resolved" }
                 p { "The claim has ended as you said: retries get that response, or the next one runs the handler. It is in the audit log. This is the entry as it was:" }
                 (facts(view, entry_view))
             }
@@ -111,7 +111,7 @@ fn resolution(view: &View<'_>, target: &Target, entry_view: &EntryView, confirma
     let is_step = entry_view.key().is_some_and(|key| key.step_of().is_some());
     html! {
         details class="purge resolve" {
-            summary { "Settle this entry…" }
+            summary { "Resolve this entry…" }
             form method="post" action=(Link { fragment: "#entry", ..Link::of(&view.service.selection) }) {
                 (settings(view))
                 (named(target))
@@ -133,7 +133,7 @@ fn resolution(view: &View<'_>, target: &Target, entry_view: &EntryView, confirma
                     input type="checkbox" name="confirm" value=(confirmation) required;
                     " I have found out what became of the request."
                 }
-                button class="danger" name="action" value="resolve" { "Settle" }
+                button class="danger" name="action" value="resolve" { "Resolve" }
             }
         }
     }

@@ -70,7 +70,7 @@ pub(super) fn title(state: State) -> &'static str {
 pub(super) fn meaning(state: State) -> &'static str {
     match state {
         State::OutcomeUnknown => {
-            "The handler crashed or panicked, and must not run again. Retries get 409 until an operator settles or purges the key."
+            "The handler crashed or panicked, and must not run again. Retries get 409 until an operator resolves or purges the key."
         }
         State::Damaged => "The entry cannot be read. Requests with this key get 503 until it is purged.",
         State::PastLease => {

@@ -40,7 +40,7 @@ fn row(view: &View<'_>, scan: &Scan, handler: &HandlerReport) -> Markup {
                 @if handler.shared_scope { span class="quiet" { " shared" } }
                 @if handler.store != DEFAULT_STORE { span class="quiet" { " in " (handler.store) } }
             }
-            td data-label="Handler" { code title=(handler.handler) { (name(&handler.handler)) } span class="quiet place" { (handler.place) } }
+            td data-label="Handler" { code title=(handler.handler) { (name(&handler.handler)) } span class="quiet location" { (handler.location) } }
             td data-label="After a crash" {
                 (handler.after_crash)
                 @if let Some(database) = handler.transaction { span class="quiet" { " in a transaction of " (database) } }

@@ -152,7 +152,7 @@ impl ImmediateStore for MemoryStore {
     fn complete_now(&self, key: &RecordKey, token: Token, record: &Record, ttl: Duration) -> Result<Held, StoreError> {
         let now = self.0.now();
         let expires_at = now.saturating_add(ttl);
-        let (shard, tag) = self.0.place(key);
+        let (shard, tag) = self.0.shard_of(key);
         let held = {
             let mut shard = lock(shard);
             let (held, more) = shard.complete(tag, key, token, record, expires_at, now);
@@ -170,7 +170,7 @@ impl Store for MemoryStore {
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        let (shard, tag) = self.0.place(key);
+        let (shard, tag) = self.0.shard_of(key);
         Ok(lock(shard).renew(tag, key, token, lease, self.0.now()))
     }
 
@@ -179,7 +179,7 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        let (shard, tag) = self.0.place(key);
+        let (shard, tag) = self.0.shard_of(key);
         let mut shard = lock(shard);
         let Some(less) = shard.release(tag, key, token, self.0.now()) else {
             // The token is remembered under the lock under which a claim checks it. No claim of a completed token is on
@@ -194,7 +194,7 @@ impl Store for MemoryStore {
     }
 
     async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
-        let (now, (shard, tag)) = (self.0.now(), self.0.place(key));
+        let (now, (shard, tag)) = (self.0.now(), self.0.shard_of(key));
         let expires_at = now.saturating_add(ttl);
         let held = lock(shard).extend(tag, key, expires_at, now);
         if held == Held::Yes {
@@ -210,18 +210,18 @@ impl Store for MemoryStore {
 
 impl StoreAdmin for MemoryStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        let (shard, tag) = self.0.place(key);
+        let (shard, tag) = self.0.shard_of(key);
         Ok(lock(shard).entry(tag, key, self.0.now()))
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let now = self.0.now();
-        let (shard, tag) = self.0.place(key);
+        let (shard, tag) = self.0.shard_of(key);
         Ok(self.0.remove(&mut lock(shard), tag, key).is_some_and(|expires_at| expires_at > now))
     }
 
     async fn resolve(&self, key: &RecordKey, token: Token, resolution: Resolution) -> Result<Resolved, StoreError> {
-        let (shard, tag) = self.0.place(key);
+        let (shard, tag) = self.0.shard_of(key);
         let now = {
             let mut shard = lock(shard);
             // The time is read under the lock, so that an earlier renewal counts.
@@ -277,7 +277,7 @@ impl StoreAdmin for MemoryStore {
     }
 }
 
-fn place(cursor: &Cursor) -> Option<(usize, &str)> {
+fn position(cursor: &Cursor) -> Option<(usize, &str)> {
     let (shard, key) = cursor.0.split_once(':')?;
     Some((shard.parse().ok().filter(|&shard| shard < SHARDS)?, key))
 }
@@ -292,7 +292,9 @@ impl MemoryStore {
         let now = self.0.now();
         let (first_shard, mut first_key) = match cursor {
             None => (0, ""),
-            Some(cursor) => place(cursor).ok_or_else(|| StoreError::unavailable("the cursor is not of this store"))?,
+            Some(cursor) => {
+                position(cursor).ok_or_else(|| StoreError::unavailable("the cursor is not of this store"))?
+            }
         };
         let mut entries = Vec::new();
         for (index, shard) in self.0.shards.iter().enumerate().skip(first_shard) {
@@ -312,7 +314,7 @@ impl MemoryStore {
     }
 
     fn try_to_claim(&self, key: &RecordKey, request: &ClaimRequest, now: Moment) -> Result<Claim, StoreError> {
-        let (shard, tag) = self.0.place(key);
+        let (shard, tag) = self.0.shard_of(key);
         let mut shard = lock(shard);
         self.0.free_expired(&mut shard, now);
         let attempt = match shard.claim(tag, key, request, now) {

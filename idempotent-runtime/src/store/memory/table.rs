@@ -53,7 +53,7 @@ impl Table {
     }
 
     /// Returns the shard that holds the key's entry, if there is one, and the tag of the key.
-    pub(super) fn place(&self, key: &RecordKey) -> (&Mutex<Shard>, Tag) {
+    pub(super) fn shard_of(&self, key: &RecordKey) -> (&Mutex<Shard>, Tag) {
         let hash = self.hasher.hash_one(key);
         let [first, second, _, _, a, b, c, d] = hash.to_be_bytes();
         let shard = usize::from(u16::from_be_bytes([first, second])) % SHARDS;

@@ -16,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
 use crate::record::Record;
+use crate::retries::Retries;
 use crate::store::active_transactions::ActiveKey;
 use crate::store::claim::{ClaimRequest, Held};
 use crate::store::error::StoreError;
@@ -110,21 +111,20 @@ impl HandlerClaim {
     }
 
     async fn record(&self, mut is_committed: bool) -> bool {
-        let mut limit = Deadline::after(self.request.lease);
         let mut open = StillOpen::default();
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut retries = Retries::until(Deadline::after(self.request.lease), Backoff::OF_A_RECORD);
         while let Err(error) = self.try_record_in_time(&mut is_committed).await {
             if open.may_end(&error, &self.request) {
                 // Until it ends, its lock keeps the key.
-                limit = Deadline::after(self.request.lease);
+                retries.extend(Deadline::after(self.request.lease));
                 if open.is_news(&self.request) {
                     self.tell_open();
                 }
-            } else if !limit.outlasts(backoff.peek()) {
+            }
+            if !retries.pause().await {
                 self.tell_unrecorded(is_committed, &error);
                 break;
             }
-            backoff.wait().await;
         }
         is_committed
     }

@@ -1,15 +1,12 @@
-//! One connection that listens for the ends of claims in all processes, on behalf of all waiters.
-//!
-//! Its loop stays apart from that of `store/redis/listener.rs`: they share task, pause and notification, and differ in each step.
+//! One connection that receives the ends of claims in all processes, for all waiting requests.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 
 use crate::background_task::BackgroundTask;
-use crate::backoff::Backoff;
 use crate::keyed_notify::KeyedNotify;
+use crate::reconnect::{Subscription, keep_connected};
 use crate::store::postgres::in_clear::encrypted;
 
 pub(super) struct Listener {
@@ -29,40 +26,47 @@ impl Listener {
 
     /// Resolves when the claim of this digest may have ended since the first poll.
     ///
-    /// If no thread drives the runtime of the connection, it never does, and waiters look by themselves every 250 ms.
+    /// If no thread drives the runtime of the connection, this never resolves, and waiting requests check every 250 ms.
     pub(super) async fn ended(&self, pool: &PgPool, digest: &[u8; 32]) {
-        self.task.ensure(|| listen(pool.clone(), self.channel.clone(), Arc::clone(&self.ended)));
+        let ends = || Ends { pool: pool.clone(), channel: self.channel.clone(), ended: Arc::clone(&self.ended) };
+        self.task.ensure(|| keep_connected(ends()));
         self.ended.notified(digest).await;
     }
 }
 
-/// A connection beside the application's own, of which none is taken away for good. It is made as the application's pool makes
-/// its own at this moment.
-fn own_pool(pool: &PgPool) -> Result<PgPool, sqlx::Error> {
-    Ok(PgPoolOptions::new().max_connections(1).connect_lazy_with(encrypted(&pool.connect_options())?))
+struct Ends {
+    pool: PgPool,
+    channel: String,
+    ended: Arc<KeyedNotify>,
 }
 
-async fn listen(pool: PgPool, channel: String, ended: Arc<KeyedNotify>) {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-    loop {
-        if let Ok(own) = own_pool(&pool)
-            && let Ok(mut listener) = PgListener::connect_with(&own).await
-            && listener.listen(&channel).await.is_ok()
-        {
-            backoff.reset();
-            listener.eager_reconnect(false);
-            // Claims may have ended before the connection listened.
-            ended.notify_all();
-            // Until the connection is lost: a new one is made with the options of that moment.
-            while let Ok(Some(notification)) = listener.try_recv().await {
-                match digest_of(notification.payload()) {
-                    Some(digest) => ended.notify(&digest),
-                    None => ended.notify_all(),
-                }
+impl Ends {
+    /// Makes the connection of its own pool, so that it takes none of the application's away for good. Its options are
+    /// those that the application's pool has at this moment.
+    async fn connect(&self) -> Result<PgListener, sqlx::Error> {
+        let options = encrypted(&self.pool.connect_options())?;
+        let own = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+        let mut listener = PgListener::connect_with(&own).await?;
+        listener.listen(&self.channel).await?;
+        // A new connection is made with the options of that moment.
+        listener.eager_reconnect(false);
+        Ok(listener)
+    }
+}
+
+impl Subscription for Ends {
+    /// While there is no connection, waiting requests check by themselves.
+    async fn receive(&self) -> bool {
+        let Ok(mut listener) = self.connect().await else { return false };
+        // Claims may have ended before the connection listened.
+        self.ended.notify_all();
+        while let Ok(Some(notification)) = listener.try_recv().await {
+            match digest_of(notification.payload()) {
+                Some(digest) => self.ended.notify(&digest),
+                None => self.ended.notify_all(),
             }
         }
-        // Waiters look by themselves meanwhile.
-        backoff.wait().await;
+        true
     }
 }
 

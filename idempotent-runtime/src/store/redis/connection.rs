@@ -40,11 +40,11 @@ impl Connection {
         }
     }
 
-    /// Returns whether the server has no free connections, like [`Reconnecting::is_without_places`]. Returns false for
+    /// Returns whether the server has no free connections, like [`Reconnecting::is_at_connection_limit`]. Returns false for
     /// a Cluster, whose servers are not asked.
-    pub(super) async fn is_without_places(&self) -> bool {
+    pub(super) async fn is_at_connection_limit(&self) -> bool {
         match self {
-            Self::Single(connection) => connection.is_without_places().await,
+            Self::Single(connection) => connection.is_at_connection_limit().await,
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(_) => false,
         }

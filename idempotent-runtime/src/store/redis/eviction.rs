@@ -14,7 +14,7 @@ use crate::store::redis::server;
 use crate::sync::{Mutex, lock};
 
 /// The time between two checks, unless a server joins.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+const BETWEEN_CHECKS: Duration = Duration::from_secs(2);
 
 /// The time in which the servers must answer a check.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ impl EvictionWatch {
 
 async fn look_for_ever(connection: Connection, seen: Arc<Seen>) {
     loop {
-        let _ = Deadline::after(BETWEEN_LOOKS).bound(seen.joined.notified()).await;
+        let _ = Deadline::after(BETWEEN_CHECKS).bound(seen.joined.notified()).await;
         // If a server cannot be asked now, the next check asks it again.
         let look = Deadline::after(TOLD_WITHIN).bound(server::policy_that_evicts(&connection)).await;
         let Some(Ok(policy)) = look else { continue };

@@ -24,7 +24,7 @@ use crate::store::columns::span_millis;
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::redis::inner::Inner;
-use crate::store::redis::listing::{self, Found, Names, Place, TOGETHER};
+use crate::store::redis::listing::{self, Found, Names, Position, TOGETHER};
 
 /// The number of sets that share the claims that expire in a Cluster. A single set would be on a single server.
 const SETS_IN_CLUSTER: usize = 16;
@@ -132,8 +132,8 @@ impl Names for Claims<'_> {
         self.sets.len()
     }
 
-    async fn some(&self, place: &Place, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)> {
-        self.sets[place.source].scan(self.inner, place.scan.unwrap_or_default(), count).await
+    async fn some(&self, position: &Position, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)> {
+        self.sets[position.source].scan(self.inner, position.scan.unwrap_or_default(), count).await
     }
 
     async fn read(&self, source: usize, keys: Vec<RecordKey>) -> Result<Vec<Found>, StoreError> {

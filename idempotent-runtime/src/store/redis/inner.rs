@@ -16,11 +16,11 @@ use crate::store::error::{StoreError, Waited};
 use crate::store::given_back::{REMEMBERED, RememberedTokens};
 use crate::store::line::Call;
 use crate::store::redis::connection::{Acknowledged, Argument, Connection};
+use crate::store::redis::connection_limit::is_about_connections;
 use crate::store::redis::eviction::EvictionWatch;
 use crate::store::redis::given_back;
 use crate::store::redis::listener::Listener;
 use crate::store::redis::names;
-use crate::store::redis::places::is_about_places;
 use crate::store::redis::scripts::{Scripts, Source};
 use crate::store::redis::value;
 
@@ -124,20 +124,20 @@ impl Inner {
 
     /// Makes a call of a registry. If no answer comes, checks whether the server is alive, because it may have no free
     /// connection.
-    pub(super) async fn looking_for_places<T>(
+    pub(super) async fn checking_connection_limit<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let Some(current) = Call::current() else { return call.await };
         let mut calling = pin!(call);
         match timeout(current.limit() / 2, &mut calling).await {
-            Ok(Err(error)) if error.is_unreachable() && self.connection.is_without_places().await => {
+            Ok(Err(error)) if error.is_unreachable() && self.connection.is_at_connection_limit().await => {
                 Err(error.into_busy())
             }
             Ok(answer) => answer,
             Err(_) => {
                 let asking = async {
-                    if self.connection.is_without_places().await {
+                    if self.connection.is_at_connection_limit().await {
                         current.server_lives();
                     }
                 };
@@ -164,7 +164,7 @@ impl Inner {
             StoreError::Full
         } else if ["invalid bulk length", "proto-max-bulk-len"].iter().any(|what| text.contains(what)) {
             StoreError::record_rejected(error)
-        } else if is_about_places(&text) || is("BUSY") {
+        } else if is_about_connections(&text) || is("BUSY") {
             StoreError::busy(error)
         } else if error.is_timeout() {
             StoreError::unavailable(Waited(error.into()))

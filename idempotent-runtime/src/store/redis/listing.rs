@@ -32,16 +32,16 @@ const ENOUGH: Duration = Duration::from_millis(500);
 /// The number of entries that are read together.
 pub(super) const TOGETHER: usize = 100;
 
-/// A place in a listing: the source of names, its cursor unless the listing is at the beginning of the source, and
+/// A position in a listing: the source of names, its cursor unless the listing is at the beginning of the source, and
 /// names that the source has already returned.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Position {
     pub(super) source: usize,
     pub(super) scan: Option<u64>,
     names: Vec<RecordKey>,
 }
 
-impl Place {
+impl Position {
     fn of(cursor: Option<Cursor>) -> Option<Self> {
         let Some(Cursor(text)) = cursor else { return Some(Self::default()) };
         let mut lines = text.split('\n');
@@ -51,7 +51,7 @@ impl Place {
         Some(Self { source: source.parse().ok()?, scan, names })
     }
 
-    /// Returns the source of the names. After the last names of a source, the place is at the beginning of the next
+    /// Returns the source of the names. After the last names of a source, the position is at the beginning of the next
     /// source.
     fn source_of_names(&self) -> usize {
         self.source - usize::from(self.scan.is_none() && self.source > 0)
@@ -83,9 +83,9 @@ pub(super) trait Names {
     /// Returns the number of sources.
     fn sources(&self) -> usize;
 
-    /// Returns some names from the server's cursor in this place on, and the next cursor, which is 0 at the end of the
+    /// Returns some names from the server's cursor in this position, and the next cursor, which is 0 at the end of the
     /// source.
-    async fn some(&self, place: &Place, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)>;
+    async fn some(&self, position: &Position, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)>;
 
     /// Reads the entries of these keys of this source. Keys without an entry are left out.
     async fn read(&self, source: usize, keys: Vec<RecordKey>) -> Result<Vec<Found>, StoreError>;
@@ -106,10 +106,10 @@ impl Names for All<'_> {
         self.nodes.len()
     }
 
-    async fn some(&self, place: &Place, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)> {
+    async fn some(&self, position: &Position, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)> {
         let mut scan = redis::cmd("SCAN");
-        scan.arg(place.scan.unwrap_or_default()).arg("MATCH").arg(pattern(self.inner)).arg("COUNT").arg(count);
-        self.inner.operators.query_node(&self.nodes[place.source], scan).await
+        scan.arg(position.scan.unwrap_or_default()).arg("MATCH").arg(pattern(self.inner)).arg("COUNT").arg(count);
+        self.inner.operators.query_node(&self.nodes[position.source], scan).await
     }
 
     async fn read(&self, _source: usize, keys: Vec<RecordKey>) -> Result<Vec<Found>, StoreError> {
@@ -125,27 +125,27 @@ pub(super) async fn page(inner: &Inner, cursor: Option<Cursor>, limit: usize) ->
 
 pub(super) async fn page_of(names: &impl Names, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
     let malformed = || StoreError::unavailable("the cursor is none of this store's: begin the listing again");
-    let (inner, mut place) = (names.inner(), Place::of(cursor).ok_or_else(malformed)?);
-    let (mut page, mut seen, mut source) = (Page::default(), HashSet::new(), place.source_of_names());
+    let (inner, mut position) = (names.inner(), Position::of(cursor).ok_or_else(malformed)?);
+    let (mut page, mut seen, mut source) = (Page::default(), HashSet::new(), position.source_of_names());
     let (mut scans, mut fruitless, enough) = (0, 0, Deadline::after(ENOUGH));
     while page.entries.len() + page.damaged.len() < limit {
         let room = limit - page.entries.len() - page.damaged.len();
-        if place.names.is_empty() {
-            if place.source >= names.sources() {
+        if position.names.is_empty() {
+            if position.source >= names.sources() {
                 return Ok(page);
             }
             if scans == SCANS || scans > 0 && enough.is_over() {
                 break;
             }
-            source = place.source;
-            let found = names.some(&place, (room.clamp(10, AT_ONCE) << fruitless).min(AT_ONCE)).await;
+            source = position.source;
+            let found = names.some(&position, (room.clamp(10, AT_ONCE) << fruitless).min(AT_ONCE)).await;
             let (next, found) = found.map_err(|error| inner.error(error))?;
-            place.names = found.iter().filter_map(|name| inner.key_of(name)).collect();
+            position.names = found.iter().filter_map(|name| inner.key_of(name)).collect();
             scans += 1;
-            fruitless = if place.names.is_empty() { (fruitless + 1).min(10) } else { 0 };
-            (place.source, place.scan) = if next == 0 { (source + 1, None) } else { (source, Some(next)) };
+            fruitless = if position.names.is_empty() { (fruitless + 1).min(10) } else { 0 };
+            (position.source, position.scan) = if next == 0 { (source + 1, None) } else { (source, Some(next)) };
         }
-        let some: Vec<_> = place.names.drain(..place.names.len().min(room).min(TOGETHER)).collect();
+        let some: Vec<_> = position.names.drain(..position.names.len().min(room).min(TOGETHER)).collect();
         // The server may return a name twice.
         let some: Vec<_> = some.into_iter().filter(|key| seen.insert(key.clone())).collect();
         for (key, found) in names.read(source, some).await? {
@@ -155,8 +155,8 @@ pub(super) async fn page_of(names: &impl Names, cursor: Option<Cursor>, limit: u
             break;
         }
     }
-    if !place.names.is_empty() || place.source < names.sources() {
-        page.next = Some(place.cursor());
+    if !position.names.is_empty() || position.source < names.sources() {
+        page.next = Some(position.cursor());
     }
     Ok(page)
 }
@@ -212,16 +212,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn place_survives_its_cursor() {
+    fn position_survives_its_cursor() {
         let names = vec![RecordKey::new("charges", None, "k1"), RecordKey::new("a b", Some("c\n"), "k 2")];
-        for place in [
-            Place { source: 0, scan: None, names: Vec::new() },
-            Place { source: 2, scan: Some(u64::MAX), names: names.clone() },
-            Place { source: 1, scan: None, names },
+        for position in [
+            Position { source: 0, scan: None, names: Vec::new() },
+            Position { source: 2, scan: Some(u64::MAX), names: names.clone() },
+            Position { source: 1, scan: None, names },
         ] {
-            assert_eq!(Place::of(Some(place.cursor())), Some(place));
+            assert_eq!(Position::of(Some(position.cursor())), Some(position));
         }
-        assert_eq!(Place::of(Some(Cursor::new("charges//k"))), None);
-        assert_eq!(Place::of(None), Some(Place::default()));
+        assert_eq!(Position::of(Some(Cursor::new("charges//k"))), None);
+        assert_eq!(Position::of(None), Some(Position::default()));
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod certificates;
 #[cfg(feature = "redis-cluster")]
 pub(crate) mod cluster;
 pub(crate) mod connection;
+pub(crate) mod connection_limit;
 pub(crate) mod credentials;
 pub(crate) mod eviction;
 pub(crate) mod given_back;
@@ -27,7 +28,7 @@ pub(crate) mod node;
 pub(crate) mod open;
 pub(crate) mod open_error;
 pub(crate) mod origin;
-mod places;
+
 pub(crate) mod reconnecting;
 pub(crate) mod record_limit;
 pub(crate) mod resolve;

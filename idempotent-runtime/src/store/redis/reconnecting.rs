@@ -13,7 +13,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, 
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
-use crate::store::redis::places::Places;
+use crate::store::redis::connection_limit::ConnectionLimit;
 use crate::store::redis::wire::{Way, Wire};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::time::Instant;
@@ -37,7 +37,7 @@ struct Inner {
     way: Option<Way>,
     silence: Arc<Silence>,
     current: Mutex<Current>,
-    places: Places,
+    connection_limit: ConnectionLimit,
 }
 
 /// The time at which the last call was sent that had no answer for long. All connections to one server share it: if the
@@ -89,7 +89,12 @@ impl Reconnecting {
     fn new(wire: Wire, way: Option<Way>, silence: Arc<Silence>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let current = Current { line: Line::new(wire), backoff, kept_until: Instant::now() };
-        Self(Arc::new(Inner { way, silence, current: Mutex::new(current), places: Places::default() }))
+        Self(Arc::new(Inner {
+            way,
+            silence,
+            current: Mutex::new(current),
+            connection_limit: ConnectionLimit::default(),
+        }))
     }
 
     /// Returns another connection to the same server, which is made when it is needed. Returns the same connection if
@@ -124,9 +129,9 @@ impl Reconnecting {
 
     /// Returns whether the server rejects connections because it has too many. Returns false if the connection is the
     /// application's, because its address is not known.
-    pub(super) async fn is_without_places(&self) -> bool {
+    pub(super) async fn is_at_connection_limit(&self) -> bool {
         let Some(way) = &self.0.way else { return false };
-        self.0.places.are_taken(way.address()).await
+        self.0.connection_limit.is_reached(way.address()).await
     }
 
     /// Returns the connection for the next call.

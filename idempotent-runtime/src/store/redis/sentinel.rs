@@ -17,7 +17,7 @@ use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult};
 
 use crate::background_task::BackgroundTask;
-use crate::backoff::Backoff;
+use crate::reconnect::{Subscription, keep_connected};
 use crate::store::redis::address::{Address, Sentinels};
 use crate::store::redis::credentials::Credentials;
 use crate::store::redis::open_error::RedisOpenError;
@@ -67,7 +67,8 @@ impl Watched {
         let (watched, changes) = (Arc::clone(self), Arc::clone(&self.changes));
         let changes_before = changes.load(Ordering::SeqCst);
         let attempt = async move {
-            watched.listener.ensure(|| listen(watched.sentinels.clone(), Arc::clone(&watched.changes)));
+            let changes = || Changes { sentinels: watched.sentinels.clone(), count: Arc::clone(&watched.changes) };
+            watched.listener.ensure(|| keep_connected(changes()));
             let attempt = crate::sync::tokio::spawn(connecting).await;
             attempt.unwrap_or_else(|error| Err(io::Error::other(error).into()))
         };
@@ -140,23 +141,28 @@ impl Watched {
 }
 
 /// Counts the messages of the Sentinels about the master.
-async fn listen(sentinels: Sentinels, changes: Arc<AtomicUsize>) {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-    loop {
-        for address in &sentinels.addresses {
-            let Ok(mut subscription) = subscribe(address.clone(), &sentinels).await else { continue };
-            backoff.reset();
+struct Changes {
+    sentinels: Sentinels,
+    count: Arc<AtomicUsize>,
+}
+
+impl Subscription for Changes {
+    async fn receive(&self) -> bool {
+        let mut was_connected = false;
+        for address in &self.sentinels.addresses {
+            let Ok(mut subscription) = subscribe(address.clone(), &self.sentinels).await else { continue };
+            was_connected = true;
             // The master may have changed before the subscription began.
-            changes.fetch_add(1, Ordering::SeqCst);
+            self.count.fetch_add(1, Ordering::SeqCst);
             let mut messages = subscription.on_message();
             while let Some(message) = messages.next().await {
                 let text: String = message.get_payload().unwrap_or_default();
-                if concerns(&text, &sentinels.service) {
-                    changes.fetch_add(1, Ordering::SeqCst);
+                if concerns(&text, &self.sentinels.service) {
+                    self.count.fetch_add(1, Ordering::SeqCst);
                 }
             }
         }
-        backoff.wait().await;
+        was_connected
     }
 }
 

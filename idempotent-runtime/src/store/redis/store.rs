@@ -218,7 +218,7 @@ impl fmt::Debug for RedisStore {
 
 impl Store for RedisStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        self.0.looking_for_places(self.try_to_claim(key, request)).await
+        self.0.checking_connection_limit(self.try_to_claim(key, request)).await
     }
 
     async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
@@ -293,7 +293,7 @@ impl Store for RedisStore {
 
 impl StoreAdmin for RedisStore {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        self.0.looking_for_places(self.0.look(key)).await
+        self.0.checking_connection_limit(self.0.look(key)).await
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {

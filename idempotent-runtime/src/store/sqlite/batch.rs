@@ -45,7 +45,7 @@ pub(super) async fn batch(
         return rollback(connection).await;
     }
     match apply_and_commit(connection, context, &mut jobs).await {
-        Ok(()) => jobs.into_iter().for_each(Job::settle),
+        Ok(()) => jobs.into_iter().for_each(Job::answer),
         Err(error) if jobs.len() == 1 => reject(jobs, error),
         // Nothing of the batch took effect, and no caller has an answer. Applied one by one, a bad write affects no
         // other.
@@ -73,7 +73,7 @@ async fn alone(connection: &mut SqliteConnection, context: Context<'_>, job: Box
     };
     let [job] = jobs;
     match done {
-        Ok(()) => job.settle(),
+        Ok(()) => job.answer(),
         Err(error) => job.reject(Arc::new(error)),
     }
 }

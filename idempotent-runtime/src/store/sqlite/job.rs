@@ -30,7 +30,7 @@ pub(super) trait Job: Send {
     /// Keeps the outcome after the row was written.
     fn was_row(&mut self);
     /// Sends the outcome to the caller after it was written to the disk.
-    fn settle(self: Box<Self>);
+    fn answer(self: Box<Self>);
     /// Sends the error to the caller. Nothing took effect.
     fn reject(self: Box<Self>, error: Arc<sqlx::Error>);
     /// Returns whether the write is skipped because its caller no longer waits. Called once, before the write is
@@ -86,7 +86,7 @@ impl<W: Write> Job for Pending<W> {
         self.outcome = self.write.as_row().map(|(_, output)| Ok(output));
     }
 
-    fn settle(self: Box<Self>) {
+    fn answer(self: Box<Self>) {
         if let Some(outcome) = self.outcome {
             // A caller that no longer waits will ask again and get the same answer.
             let _ = self.reply.send(outcome);

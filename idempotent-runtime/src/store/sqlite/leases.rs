@@ -293,7 +293,7 @@ impl Leases {
 
     /// Makes a new file, unless another process has done so. The caller must hold the lock of the database.
     pub(super) async fn repair(&self, database: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        leases_file::settle(database, &self.database, self.options.clone(), self.clock).await
+        leases_file::register(database, &self.database, self.options.clone(), self.clock).await
     }
 
     pub(super) async fn close(&self) {

@@ -23,7 +23,7 @@ pub(super) fn path(database: &str) -> String {
 /// Creates the file if there is none, and registers it. The caller must hold the write lock of the database.
 ///
 /// A claim whose renewals are lost counts as renewed now, because its handler may run.
-pub(super) async fn settle(
+pub(super) async fn register(
     database: &mut SqliteConnection,
     of_database: &str,
     options: SqliteConnectOptions,

@@ -9,7 +9,9 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Executor as _};
 
+use crate::backoff::Backoff;
 use crate::deadline::Deadline;
+use crate::retries::Retries;
 use crate::store::error::StoreError;
 use crate::store::sqlite::bound::Bound;
 use crate::store::sqlite::clock::Clock;
@@ -132,17 +134,19 @@ impl SqliteStoreBuilder {
 
     /// Opens the connection that writes, on a file that has the tables.
     pub(super) async fn connect(&self) -> Result<(SqliteConnection, Opened), SqliteOpenError> {
-        let deadline = Deadline::after(self.busy_timeout);
+        let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(10));
+        let mut retries = Retries::until(Deadline::after(self.busy_timeout), backoff);
         loop {
             match self.try_connect().await {
-                // SQLite does not wait for the lock that a change to WAL needs. Two processes that start together both
-                // need it.
-                Err(Obstacle::Sqlite(error) | Obstacle::Leases(_, error))
-                    if Cause::of(&error) == Cause::Locked && !deadline.is_over() =>
-                {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                Err(obstacle) => {
+                    // SQLite does not wait for the lock that a change to WAL needs. Two processes that start together
+                    // both need it.
+                    let is_locked = matches!(&obstacle, Obstacle::Sqlite(error) | Obstacle::Leases(_, error)
+                        if Cause::of(error) == Cause::Locked);
+                    if !is_locked || !retries.pause().await {
+                        return Err(self.explain(obstacle));
+                    }
                 }
-                Err(obstacle) => return Err(self.explain(obstacle)),
                 Ok((connection, opened)) => {
                     let failed = |error: StoreError| SqliteOpenError::Failed {
                         path: leases_file::path(&self.path.display().to_string()).into(),
@@ -198,8 +202,8 @@ impl SqliteStoreBuilder {
         let clock = self.clock.unwrap_or(clock);
         let database = leases_file::path_of_database(connection).await?;
         let path = leases_file::path(&database);
-        let settled = leases_file::settle(connection, &database, self.leases_options(&path), clock).await;
-        settled.map_err(|error| Obstacle::Leases(path.into(), error))?;
+        let registered = leases_file::register(connection, &database, self.leases_options(&path), clock).await;
+        registered.map_err(|error| Obstacle::Leases(path.into(), error))?;
         connection.execute("COMMIT").await?;
         Ok((database, clock))
     }

@@ -93,13 +93,13 @@ async fn the_page_settles_what_was_not_executed() {
     assert_eq!(cut_off().await.status, StatusCode::INTERNAL_SERVER_ERROR);
     let page = shop.form("", &[&CUT_OFF[..], &[("action", "look_up")]].concat()).await;
     let page = page.text();
-    assert!(page.contains("Settle this entry…") && !page.contains("Purge this entry…"), "{page}");
+    assert!(page.contains("Resolve this entry…") && !page.contains("Purge this entry…"), "{page}");
     let confirm = confirmation(&shop, &CUT_OFF).await;
     let form = [&CUT_OFF[..], &NOT_EXECUTED, &[("confirm", &confirm), ("action", "resolve")]].concat();
     // As a browser sends the form: with its empty fields.
     let form = [&form[..], &[("status", ""), ("headers", ""), ("body", ""), ("ttl", "")]].concat();
     let page = shop.form("", &form).await;
-    assert!(page.text().contains("<h2>Settled</h2>"), "{}", page.text());
+    assert!(page.text().contains("<h2>Resolved</h2>"), "{}", page.text());
     assert_eq!(cut_off().await.status, StatusCode::INTERNAL_SERVER_ERROR, "it runs again");
 }
 
@@ -112,7 +112,7 @@ async fn the_page_sends_the_lines_of_a_body_as_they_were_written() {
     let confirm = confirmation(&shop, &CUT_OFF).await;
     let page =
         shop.form("", &[&CUT_OFF[..], &EXECUTED, &[("confirm", &confirm), ("action", "resolve")]].concat()).await;
-    assert!(page.text().contains("<h2>Settled</h2>"), "{}", page.text());
+    assert!(page.text().contains("<h2>Resolved</h2>"), "{}", page.text());
     assert_eq!(cut_off().await.text(), "paid\n");
 }
 
@@ -138,11 +138,11 @@ async fn a_wrong_resolution_is_told_what_to_write() {
         (&[("outcome", "not_executed"), ("body", "paid"), ("reason", "r")], "has no response"),
     ] {
         let rejected = shop.form("/api/resolve", &[&fields[..], wrong, &[("confirm", &confirm)]].concat()).await;
-        assert_rejected(&rejected, StatusCode::BAD_REQUEST, "invalid_settlement");
+        assert_rejected(&rejected, StatusCode::BAD_REQUEST, "invalid_finding");
         assert!(rejected.text().contains(words), "{words} in {}", rejected.text());
     }
     let in_address = answer(shop.asking(Method::GET, "/api/entries?body=paid")).await;
-    assert_rejected(&in_address, StatusCode::BAD_REQUEST, "settlement_in_address");
+    assert_rejected(&in_address, StatusCode::BAD_REQUEST, "finding_in_address");
     let done = shop.form("/api/resolve", &[&fields[..], &NOT_EXECUTED, &[("confirm", &confirm)]].concat()).await;
     assert_eq!(done.status, StatusCode::OK, "{}", done.text());
     let gone = shop.form("/api/resolve", &[&fields[..], &NOT_EXECUTED, &[("confirm", &confirm)]].concat()).await;
@@ -156,7 +156,7 @@ async fn what_runs_is_not_resolved() {
     shop.begin_payout("running-8e03978e").await;
     let page = shop.form("", &[&RUNNING[..], &[("action", "look_up")]].concat()).await;
     let page = page.text();
-    assert!(!page.contains("Settle this entry…") && page.contains("Purge this entry…"), "{page}");
+    assert!(!page.contains("Resolve this entry…") && page.contains("Purge this entry…"), "{page}");
     let confirm = confirmation(&shop, &RUNNING).await;
     let running = shop.form("/api/resolve", &[&RUNNING[..], &NOT_EXECUTED, &[("confirm", &confirm)]].concat()).await;
     assert_rejected(&running, StatusCode::CONFLICT, "still_running");

@@ -22,20 +22,20 @@ use crate::store::resolution::Resolution;
 ///
 /// ```
 /// use http::Response;
-/// use idempotent_runtime::operate::Settlement;
+/// use idempotent_runtime::operate::Finding;
 ///
 /// let receipt = Response::builder()
 ///     .status(201)
 ///     .header("content-type", "application/json")
 ///     .body(r#"{"id":"ch_17"}"#)?;
-/// let settlement = Settlement::executed(receipt, "ch_17 is at the provider, under the downstream key").by("alice");
+/// let finding = Finding::executed(receipt, "ch_17 is at the provider, under the downstream key").by("alice");
 ///
-/// let not_executed = Settlement::not_executed("the provider has no charge with the downstream key").by("alice");
+/// let not_executed = Finding::not_executed("the provider has no charge with the downstream key").by("alice");
 /// # Ok::<(), http::Error>(())
 /// ```
 #[derive(Clone)]
-#[must_use = "a settlement does nothing until the key is resolved"]
-pub struct Settlement {
+#[must_use = "a finding does nothing until the key is resolved"]
+pub struct Finding {
     response: Option<Response<Bytes>>,
     ttl: Option<Duration>,
     by: Option<String>,
@@ -46,13 +46,13 @@ pub struct Settlement {
 }
 
 /// `Debug` shows nothing of the response and the reason.
-impl fmt::Debug for Settlement {
+impl fmt::Debug for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settlement").field("status", &self.status()).field("ttl", &self.ttl).finish_non_exhaustive()
+        f.debug_struct("Finding").field("status", &self.status()).field("ttl", &self.ttl).finish_non_exhaustive()
     }
 }
 
-/// The limits that apply if the settlement names none.
+/// The limits that apply if the finding names none.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) ttl: Duration,
@@ -65,7 +65,7 @@ impl Default for Limits {
     }
 }
 
-impl Settlement {
+impl Finding {
     /// The request was executed. Its retries get this response until the [`ttl`](Self::ttl) has passed. A retry after that
     /// runs the handler.
     pub fn executed(response: Response<impl Into<Bytes>>, reason: impl Into<String>) -> Self {
@@ -105,10 +105,10 @@ impl Settlement {
     /// [`Registry::resolve`](crate::Registry::resolve) sets it itself.
     ///
     /// ```
-    /// use idempotent_runtime::operate::Settlement;
+    /// use idempotent_runtime::operate::Finding;
     ///
     /// let receipt = http::Response::new("paid");
-    /// let settlement = Settlement::executed(receipt, "the provider has ch_17").in_store("payments");
+    /// let finding = Finding::executed(receipt, "the provider has ch_17").in_store("payments");
     /// ```
     pub fn in_store(self, name: impl Into<String>) -> Self {
         Self { store: Some(name.into()), ..self }
@@ -141,8 +141,8 @@ impl Settlement {
     ///
     /// # Errors
     ///
-    /// [`InvalidSettlement`] says what is wrong.
-    pub fn resolution(&self, entry: &Entry) -> Result<Resolution, InvalidSettlement> {
+    /// [`InvalidFinding`] says what is wrong.
+    pub fn resolution(&self, entry: &Entry) -> Result<Resolution, InvalidFinding> {
         #[cfg(feature = "seal")]
         let at_rest = AtRest { sealing: self.sealing.clone(), ..AtRest::default() };
         #[cfg(not(feature = "seal"))]
@@ -156,16 +156,16 @@ impl Settlement {
         store: &str,
         at_rest: &AtRest,
         limits: Limits,
-    ) -> Result<Resolution, InvalidSettlement> {
+    ) -> Result<Resolution, InvalidFinding> {
         if self.reason.trim().is_empty() {
-            return Err(InvalidSettlement::NoReason);
+            return Err(InvalidFinding::NoReason);
         }
         if !matches!(entry.state, EntryState::Claimed { .. }) {
-            return Err(InvalidSettlement::IsRecord);
+            return Err(InvalidFinding::IsRecord);
         }
         let Some(response) = &self.response else { return Ok(Resolution::NotExecuted) };
         let ttl = self.ttl.unwrap_or(limits.ttl);
-        idempotent_policy::check_ttl(ttl).map_err(|wrong| InvalidSettlement::Ttl(wrong.to_owned()))?;
+        idempotent_policy::check_ttl(ttl).map_err(|wrong| InvalidFinding::Ttl(wrong.to_owned()))?;
         let headers = match entry.key.step_of() {
             None => headers_of(response)?,
             Some(_) => headers_of_step(response)?,
@@ -173,11 +173,11 @@ impl Settlement {
         // HTTP would drop the body, and a record cannot be changed afterwards.
         if matches!(response.status().as_u16(), 204 | 205 | 304) && !response.body().is_empty() {
             let problem = "a response with 204, 205 or 304 has no body: leave the body out, or give another status";
-            return Err(InvalidSettlement::Status(problem));
+            return Err(InvalidFinding::Status(problem));
         }
         let (bytes, most) = (response.body().len(), limits.max_body);
         if bytes > most {
-            return Err(InvalidSettlement::BodyTooLarge { bytes, most });
+            return Err(InvalidFinding::BodyTooLarge { bytes, most });
         }
         let body = RecordedBody::Whole(response.body().clone());
         let record = Record::new(response.status(), headers, body, entry.fingerprint, now_in_millis());
@@ -188,30 +188,30 @@ impl Settlement {
     }
 }
 
-fn headers_of(response: &Response<Bytes>) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidSettlement> {
-    idempotent_policy::check_status(response.status().as_u16()).map_err(InvalidSettlement::Status)?;
+fn headers_of(response: &Response<Bytes>) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidFinding> {
+    idempotent_policy::check_status(response.status().as_u16()).map_err(InvalidFinding::Status)?;
     let lines = response.headers().iter();
     lines
         .map(|(name, value)| {
             let checked = check_replayable(name, value);
-            checked.map(|()| (name.clone(), value.clone())).map_err(InvalidSettlement::Header)
+            checked.map(|()| (name.clone(), value.clone())).map_err(InvalidFinding::Header)
         })
         .collect()
 }
 
 /// Checks the headers, and returns those with which a step records its result.
-fn headers_of_step(response: &Response<Bytes>) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidSettlement> {
+fn headers_of_step(response: &Response<Bytes>) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidFinding> {
     let json = HeaderValue::from_static("application/json");
     let is_result = response.status() == StatusCode::OK
         && response.headers().iter().all(|(name, value)| name == header::CONTENT_TYPE && *value == json)
         && serde_json::from_slice::<serde::de::IgnoredAny>(response.body()).is_ok();
-    if is_result { Ok(headers_of_resolved()) } else { Err(InvalidSettlement::StepResult) }
+    if is_result { Ok(headers_of_resolved()) } else { Err(InvalidFinding::StepResult) }
 }
 
-/// The settlement is invalid, and nothing was changed. The message says what to do.
+/// The finding is invalid, and nothing was changed. The message says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidSettlement {
+pub enum InvalidFinding {
     /// The reason is missing, which the audit needs.
     #[error("there is no reason: say how you know what became of the request")]
     NoReason,

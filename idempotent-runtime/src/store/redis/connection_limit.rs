@@ -1,4 +1,4 @@
-//! The check whether the server has no place for another connection.
+//! The check whether the server accepts no other connection.
 //!
 //! Such a server sends an error before it gets any command, and closes the connection. A client that has already sent a
 //! command finds the connection broken, and often does not see the reason.
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::sync::tokio::time::Instant;
 
-/// The time in which such a server sends its error. A server with a free place sends nothing.
+/// The time in which such a server sends its error. A server below its limit sends nothing.
 const TOLD_WITHIN: Duration = Duration::from_millis(200);
 
 /// The time for which all calls share one result.
@@ -23,31 +23,31 @@ const KNOWN_FOR: Duration = Duration::from_millis(100);
 
 /// The result of the last check.
 #[derive(Default)]
-pub(super) struct Places(Mutex<Option<(Instant, bool)>>);
+pub(super) struct ConnectionLimit(Mutex<Option<(Instant, bool)>>);
 
-impl Places {
+impl ConnectionLimit {
     /// Returns whether the server at this address rejects connections because it has too many. Asks for the address
     /// only if the last result is too old, because Sentinels may have to be asked for it. Returns false for a server with
     /// TLS, which sends no such error in clear, and if there is no address.
-    pub(super) async fn are_taken<E>(&self, address: impl Future<Output = Result<ConnectionAddr, E>>) -> bool {
+    pub(super) async fn is_reached<E>(&self, address: impl Future<Output = Result<ConnectionAddr, E>>) -> bool {
         let mut last = self.0.lock().await;
-        if let Some((at, are_taken)) = *last
+        if let Some((at, is_reached)) = *last
             && at.elapsed() < KNOWN_FOR
         {
-            return are_taken;
+            return is_reached;
         }
         let told = match address.await {
             Ok(address) => timeout(TOLD_WITHIN, first_words(&address)).await.ok().flatten(),
             Err(_) => None,
         };
-        let are_taken = told.is_some_and(|told| is_about_places(&String::from_utf8_lossy(&told)));
-        *last = Some((Instant::now(), are_taken));
-        are_taken
+        let is_reached = told.is_some_and(|told| is_about_connections(&String::from_utf8_lossy(&told)));
+        *last = Some((Instant::now(), is_reached));
+        is_reached
     }
 }
 
 /// Returns whether the text says that the server has too many clients.
-pub(super) fn is_about_places(text: &str) -> bool {
+pub(super) fn is_about_connections(text: &str) -> bool {
     text.contains("max number of clients")
 }
 

@@ -12,6 +12,7 @@ use crate::key::RecordKey;
 use crate::observe::StoreMeter;
 use crate::observe::op::Op;
 use crate::record::Record;
+use crate::retries::Retries;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::contract::ImmediateStore;
 use crate::store::erased::ErasedStore;
@@ -23,7 +24,7 @@ use crate::transaction::transactions::Transactions;
 
 /// A store whose calls have a time limit. A call that exceeds it fails: the store counts as unreachable unless it
 /// answers other calls.
-pub(crate) struct BoundedStore {
+pub(crate) struct TimedStore {
     name: Box<str>,
     store: Arc<dyn ErasedStore>,
     limit: Duration,
@@ -35,7 +36,7 @@ pub(crate) struct BoundedStore {
     transaction_line: Arc<WaitingLine>,
 }
 
-impl BoundedStore {
+impl TimedStore {
     pub(super) fn new(name: &str, store: Arc<dyn ErasedStore>, limit: Duration) -> Self {
         Self {
             name: name.into(),
@@ -73,11 +74,11 @@ impl BoundedStore {
         if let Some(record) = self.store.at_hand(key) {
             return Ok(Claim::Completed(record));
         }
-        self.bounded(Op::Claim, self.store.claim(key, request)).await
+        self.timed(Op::Claim, self.store.claim(key, request)).await
     }
 
     pub(crate) async fn renew(&self, key: &RecordKey, token: Token, lease: Duration) -> Result<Held, StoreError> {
-        self.bounded(Op::Renew, self.store.renew(key, token, lease)).await
+        self.timed(Op::Renew, self.store.renew(key, token, lease)).await
     }
 
     /// Returns one answer for each renewal, or one error if the store renewed nothing within this time.
@@ -98,7 +99,7 @@ impl BoundedStore {
             let renewed = Deadline::after(within).bound(renewing).await;
             renewed.unwrap_or(Err(StoreError::TimedOut(within)))
         };
-        self.bounded(Op::Renew, in_time).await
+        self.timed(Op::Renew, in_time).await
     }
 
     pub(crate) async fn complete(
@@ -108,16 +109,16 @@ impl BoundedStore {
         record: Record,
         ttl: Duration,
     ) -> Result<Held, StoreError> {
-        self.bounded(Op::Complete, self.store.complete(key, token, record, ttl)).await
+        self.timed(Op::Complete, self.store.complete(key, token, record, ttl)).await
     }
 
     pub(crate) async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        self.bounded(Op::Release, self.store.release(key, token)).await
+        self.timed(Op::Release, self.store.release(key, token)).await
     }
 
     /// Extends the time for which the record of a step is kept.
     pub(crate) async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
-        self.bounded(Op::Renew, self.store.extend(key, ttl)).await
+        self.timed(Op::Renew, self.store.extend(key, ttl)).await
     }
 
     /// Has no limit, because the waiting request has one.
@@ -132,18 +133,18 @@ impl BoundedStore {
     /// Returns whether a handler's transaction holds the key, as far as the store can tell. Such a key has no row.
     pub(crate) async fn is_in_transaction(&self, key: &RecordKey) -> Result<bool, StoreError> {
         match self.transactions() {
-            Some(transactions) => self.bounded(Op::Get, transactions.holder.holds(key)).await,
+            Some(transactions) => self.timed(Op::Get, transactions.holder.holds(key)).await,
             None => Ok(false),
         }
     }
 
     #[cfg(feature = "metrics")]
     pub(crate) async fn unknown_outcomes(&self) -> Result<crate::store::entry::UnknownOutcomes, StoreError> {
-        self.bounded(Op::Count, self.store.unknown_outcomes()).await
+        self.timed(Op::Count, self.store.unknown_outcomes()).await
     }
 
     pub(crate) async fn get(&self, key: &RecordKey) -> Result<Option<crate::store::entry::Entry>, StoreError> {
-        self.bounded(Op::Get, self.store.get(key)).await
+        self.timed(Op::Get, self.store.get(key)).await
     }
 
     /// Returns `error` as the error of a busy store, unless a read shows that the store is unreachable. A write also
@@ -158,7 +159,7 @@ impl BoundedStore {
 
     #[cfg(feature = "inspector")]
     pub(crate) async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.bounded(Op::Purge, self.store.purge(key)).await
+        self.timed(Op::Purge, self.store.purge(key)).await
     }
 
     #[cfg(feature = "operate")]
@@ -168,7 +169,7 @@ impl BoundedStore {
         token: Token,
         resolution: crate::store::resolution::Resolution,
     ) -> Result<crate::store::resolution::Resolved, StoreError> {
-        self.bounded(Op::Resolve, self.store.resolve(key, token, resolution)).await
+        self.timed(Op::Resolve, self.store.resolve(key, token, resolution)).await
     }
 
     /// Has no limit, because a listing may take longer than a request can wait.
@@ -198,24 +199,19 @@ impl BoundedStore {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let deadline = Deadline::after(self.limit());
-        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
-        let mut is_first = true;
+        let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
+        let mut retries = Retries::until(Deadline::after(self.limit()), backoff).at_least_one();
         loop {
-            match call().await {
-                Err(error)
-                    if !matches!(error, StoreError::Damaged(_) | StoreError::RecordRejected(_))
-                        && (deadline.outlasts(backoff.peek()) || std::mem::take(&mut is_first)) =>
-                {
-                    backoff.wait().await;
-                }
-                answer => return answer,
+            let answer = call().await;
+            let is_final = matches!(answer, Ok(_) | Err(StoreError::Damaged(_) | StoreError::RecordRejected(_)));
+            if is_final || !retries.pause().await {
+                return answer;
             }
         }
     }
 
     /// Cancels `call` when the limit has passed.
-    pub(crate) async fn bounded<T>(
+    pub(crate) async fn timed<T>(
         &self,
         op: Op,
         call: impl Future<Output = Result<T, StoreError>>,
@@ -223,9 +219,9 @@ impl BoundedStore {
         self.meter.measure(op, self.in_line(&self.line, op, call)).await
     }
 
-    /// Does the same as [`bounded`](Self::bounded) for a call that begins a transaction.
+    /// Does the same as [`timed`](Self::timed) for a call that begins a transaction.
     #[cfg(feature = "__transactions")]
-    pub(crate) async fn bounded_begin<T>(
+    pub(crate) async fn timed_begin<T>(
         &self,
         op: Op,
         call: impl Future<Output = Result<T, StoreError>>,
