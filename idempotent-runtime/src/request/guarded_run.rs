@@ -14,7 +14,7 @@ pub(super) struct GuardedRun {
     pub(super) registry: Registry,
     pub(super) classifier: ResponseClassifier,
     pub(super) span: Span,
-    /// Until the run is settled, a request that the handler forwards runs under its claim.
+    /// Until the run is settled, a request that the handler forwards runs under the claim of this guard.
     pub(super) guard: ActiveGuard,
     pub(super) _permits: Permits,
     pub(super) _in_flight: InFlight,

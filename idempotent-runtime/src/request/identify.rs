@@ -134,7 +134,8 @@ impl Gate {
         self.key = None;
     }
 
-    /// Returns whether the request is already rejected: because of its key, because it has none, or because of its body.
+    /// Returns whether the request is already rejected: because of its key, because it has no key, or because of its
+    /// body.
     pub(super) fn is_rejected(&self) -> bool {
         matches!(self.key, Some(Err(_)))
     }
