@@ -31,7 +31,8 @@
 //!     │         a crash leaves the same
 //!     ▼
 //!  settle       completes, releases or keeps the claim, and wakes waiting requests;
-//!               settle_transaction commits or rolls back; streaming sends a response of unknown length and settles the claim before its end
+//!               settle_transaction commits or rolls back;
+//!               streaming sends a response of unknown length and settles the claim before its end
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!
