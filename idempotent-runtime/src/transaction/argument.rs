@@ -3,14 +3,14 @@
 #[cfg(feature = "__transactions")]
 use crate::transaction::tx::Tx;
 
-/// Tells whether an argument's type is a [`Tx`](crate::Tx): an inherent constant takes precedence over the trait's
-/// constant.
+/// Shows whether an argument's type is a [`Tx`](crate::Tx), because an inherent constant takes precedence over the
+/// trait's constant.
 #[derive(Debug)]
 pub struct Argument<T>(std::marker::PhantomData<T>);
 
 /// The value for every other type.
 pub trait OtherArgument {
-    /// No database.
+    /// `None`, because the argument is not a `Tx`.
     const DATABASE: Option<&'static str> = None;
 }
 
