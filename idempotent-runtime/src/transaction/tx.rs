@@ -44,10 +44,10 @@ use crate::transaction::slot::Slot;
 ///
 /// A crash leaves nothing behind, not even the count of [`Idempotency::attempt`](crate::Idempotency::attempt).
 /// `after_crash` matters only for claims that an earlier version of the handler, without a `Tx`, has made. There is no
-/// lease: `lease` only limits how long the engine tries to find out the outcome of a `COMMIT` whose answer was lost,
-/// and how long a commit waits for handlers that run under the same claim. Three things do not compile: `on_store_error
-/// = "run"`, two arguments `Tx`, and a `Tx` among the arguments after the claim, because the transaction begins with
-/// the claim:
+/// lease: `lease` only limits how long the engine waits for the outcome of a `COMMIT` whose answer was lost, for
+/// handlers that run under the same claim, and for the body of a response of unknown length. Three things do not
+/// compile: `on_store_error = "run"`, two arguments `Tx`, and a `Tx` among the arguments after the claim, because the
+/// transaction begins with the claim:
 ///
 /// ```standalone_crate,compile_fail
 /// use axum::http::StatusCode;
