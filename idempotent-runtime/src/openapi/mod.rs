@@ -3,10 +3,10 @@
 //! - **The header of the key**: its name, at most 255 characters without its quotes, required if the policy says so. A
 //!   policy with `key = expr` has no such header.
 //! - **The rejections** of this policy, by status, with the schema of [`Rejection`](crate::Rejection), the possible
-//!   `code`s, and `Retry-After` if it is sent. `step_failed` (500) is always among them, because a policy does not say
-//!   whether its handler takes steps. The schema is called `IdempotencyProblem`. With aide it is one component of the
-//!   document, to which each response refers with the codes of its status. With utoipa it is in each response, unless
-//!   the document has the modifier `ProblemComponent`.
+//!   `code`s, and `Retry-After` if it is sent. `step_failed` (500) is among them for every handler without a `Tx`,
+//!   because a policy does not say whether its handler takes steps. The schema is called `IdempotencyProblem`. With
+//!   aide it is one component of the document, to which each response refers with the codes of its status. With utoipa
+//!   it is in each response, unless the document has the modifier `ProblemComponent`.
 //! - **`idempotent-replayed`** on every response whose status is recorded.
 //! - **`x-idempotency`**, an extension of the operation:
 //!
