@@ -135,7 +135,7 @@ pub use crate::transaction::connection::TxConnection;
 pub use crate::transaction::savepoint::Savepoint;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::transaction::tx::Tx;
-// The crate of the attribute comes before this one, so it cannot run an example.
+// The crate of the attribute does not depend on this crate, so it cannot run an example.
 /// Makes retried requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler
 /// and records the response, and every later request with that key gets the recorded response.
 ///

@@ -114,8 +114,8 @@ mod real {
         }
     }
 
-    /// Renews leases of one store and one runtime. Returns when the store was asked to renew each of them, or when they
-    /// must be delivered again.
+    /// Renews leases of one store and one runtime. Returns when the leases were renewed, or when the last attempt to
+    /// renew them has ended.
     pub(in super::super) async fn deliver<R: Renewing>(renewing: &Arc<R>, leases: Vec<Arc<Lease>>) {
         let Some(first) = leases.first() else { return };
         let (store, own) = (first.store.clone(), first.runtime.clone());

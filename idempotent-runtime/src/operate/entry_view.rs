@@ -20,7 +20,7 @@ use crate::store::entry::{DamagedEntry, Entry, EntryState};
 pub enum State {
     /// A handler with `after_crash = "reject"` crashed or panicked. A person must find out whether it did its work.
     OutcomeUnknown,
-    /// The entry cannot be read. Requests with this key are rejected until it is purged.
+    /// The entry cannot be read. Requests with this key are rejected until the entry is purged.
     Damaged,
     /// The handler's process died or is stopped. The next request with this key can run the handler again.
     PastLease,

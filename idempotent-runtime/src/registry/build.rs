@@ -134,8 +134,8 @@ impl RegistryBuilder {
 
     /// Replaces times and sizes in the policy of the annotated handlers with this scope, as the program's configuration
     /// says at start-up. [`policies`](crate::policies) shows the result once the registry is installed. A second call
-    /// for the scope keeps what the first one set, and replaces only the values that it names. Each call is checked by
-    /// itself.
+    /// for the scope keeps the values of the first call, and replaces only the values that it names. Each call is
+    /// checked by itself.
     ///
     /// An existing claim or record keeps its values. Processes of one deployment should have the same values. This
     /// option does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). Such a policy is made at

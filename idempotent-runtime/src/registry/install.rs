@@ -1,4 +1,5 @@
-//! Installs a registry for the program or a router, after checking that it has what the handlers need.
+//! Installs a registry for the program or a router, after checking that the registry has everything that the handlers
+//! need.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;

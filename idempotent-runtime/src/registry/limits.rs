@@ -7,7 +7,7 @@ use crate::registry::build::RegistryBuilder;
 
 impl RegistryBuilder {
     /// Limits how many operations of one caller can be in flight in one scope; no limit by default. Requests with one
-    /// key are one operation: the one that runs, and all that wait for it.
+    /// key are one operation: the request that runs, and all requests that wait for it.
     ///
     /// A request of another operation gets 429 with `Retry-After`. Retries of a recorded or a running request are
     /// answered as usual. To find them, the store is read but never written, so a flood of one caller takes only a

@@ -20,7 +20,7 @@ pub(crate) enum RequestEnd {
     Gone,
     /// The lease of the request has expired, or its claim has lapsed.
     Lapsed,
-    /// The store cannot tell how the request has ended.
+    /// It is unknown how the request has ended, because the store or a transaction has failed.
     Rejected(Rejection),
 }
 

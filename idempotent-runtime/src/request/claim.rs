@@ -70,7 +70,7 @@ impl KeyedRequest {
         if self.admission.transaction.is_some() {
             return None;
         }
-        // A claim that the store has made must not be forgotten because the client left meanwhile.
+        // The claim must be handled to its end, because the store may make the claim although the client disconnects.
         self.admission.execution.run.detach_state.set_must_finish(true);
         self.store.claim_now(&self.stored_key, self.request)
     }
@@ -78,7 +78,7 @@ impl KeyedRequest {
     /// Claims the key, or waits for the response of another request if the policy says so.
     pub(super) async fn ask_store(mut self) -> Result<HandlerRun, Response> {
         let asked_at = Instant::now();
-        // A claim that the store has made must not be forgotten because the client left meanwhile.
+        // The claim must be handled to its end, because the store may make the claim although the client disconnects.
         self.admission.execution.run.detach_state.set_must_finish(true);
         let pending = self.registry.renewer().asks(&self.stored_key);
         let action = match self.admission.transaction.clone() {

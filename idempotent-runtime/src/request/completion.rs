@@ -1,5 +1,5 @@
-//! The future of an annotated handler. It is polled in place while the client waits. If it is dropped unfinished, the
-//! rest is spawned.
+//! The future of an annotated handler. The future is polled in place while the client waits. If the future is dropped
+//! unfinished, the rest of its work is spawned.
 
 use std::fmt;
 use std::future::Future;

@@ -64,7 +64,7 @@ pub(super) struct Identified {
     pub(super) has_key_in_header: AtomicBool,
     /// The request arrived with another key than that of the guard around it.
     pub(super) has_other_key: AtomicBool,
-    /// The grant for which the guard has asked its store, whatever the store returned.
+    /// The grant with which the guard has sent its claim to the store, whatever the store answered.
     pub(super) asked_for: OnceLock<Grant>,
     /// Identifies the execution of a request without a key.
     unkeyed: OnceLock<Token>,
@@ -311,7 +311,7 @@ impl Execution {
         policy == others && self.arrival.destination == other.arrival.destination
     }
 
-    /// Notes the grant for which the guard asks a store.
+    /// Notes the grant with which the guard sends its claim to the store.
     pub(super) fn ask_for(&self, key: IdempotencyKey, record_key: RecordKey, downstream: Downstream) {
         let _ = self.identity.asked_for.set(Grant { key, record_key, downstream, attempt: 1 });
     }

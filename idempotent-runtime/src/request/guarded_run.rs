@@ -20,7 +20,7 @@ pub(super) struct GuardedRun {
     pub(super) _in_flight: InFlight,
 }
 
-/// The permits that an execution holds until it is settled, if executions are limited.
+/// The permits that a run holds until it is settled, if the number of runs is limited.
 #[derive(Default)]
 pub(super) struct Permits {
     pub(super) caller: Option<Permit>,

@@ -84,8 +84,8 @@ impl Gate {
         gate
     }
 
-    /// Takes the key of `key = expr`. It comes before the other expressions, which matter only for a request with a
-    /// key.
+    /// Takes the key of `key = expr`. The key comes before the other expressions, because these matter only for a
+    /// request with a key.
     pub fn key<K: KeyExpression + ?Sized>(&mut self, key: &K) {
         if self.is_guarded {
             self.key = check_key(&self.policy, None, key.key().map(IdempotencyKey::new));

@@ -325,7 +325,7 @@ impl http_body::Body for Unbounded {
     }
 }
 
-/// Axum wraps a body's error once for each layer. Returns the innermost error.
+/// Returns the innermost error, because axum wraps a body's error once for each layer.
 fn innermost(error: axum::Error) -> BoxError {
     let mut error: BoxError = error.into();
     loop {

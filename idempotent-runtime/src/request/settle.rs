@@ -237,9 +237,9 @@ impl Claimed {
         }
     }
 
-    /// If the store never accepts the record, ends the claim without the response. If the store rejects a record
-    /// without a response too, it rejects every record, perhaps only for a while. Then the whole record remains the one
-    /// to write.
+    /// Ends the claim without the response if the store never accepts the record. If the store rejects a record without
+    /// a response too, it rejects every record, perhaps only for a while. Then the whole record remains the one to
+    /// write.
     async fn or_without_response(
         &self,
         planned: &mut PlannedEnd,

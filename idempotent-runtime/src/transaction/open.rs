@@ -76,7 +76,7 @@ impl<DB: Database> Open<DB> {
         self
     }
 
-    /// Sets the isolation that the handler's policy asks for.
+    /// Sets the isolation level of the handler's policy.
     pub(super) fn isolated(mut self, isolation: Option<Isolation>) -> Self {
         self.inner_mut().seen.isolation = isolation;
         self

@@ -62,7 +62,7 @@ impl<DB: Database> TxConnection<DB> {
 }
 
 impl<DB: Database> Savepoint<'_, DB> {
-    /// Keeps what was written since the savepoint, if the transaction commits.
+    /// Keeps the writes since the savepoint, if the transaction commits.
     ///
     /// # Errors
     ///
@@ -76,7 +76,7 @@ impl<DB: Database> Savepoint<'_, DB> {
         self.end(End::Commit).await
     }
 
-    /// Undoes what was written since the savepoint. The transaction continues.
+    /// Undoes the writes since the savepoint. The transaction continues.
     ///
     /// # Errors
     ///
