@@ -44,8 +44,8 @@ fn never(name: &str, ty: &dyn ToTokens, span: Span, private: &Runtime) -> TokenS
     quote_spanned! {span=> return #private::#name::<#ty>(); }
 }
 
-/// Turns each `impl Trait` into a type parameter with its bounds. For example, `impl Stream<Item = Result<Event,
-/// Infallible>>` names the error of the items, so the body need not name it.
+/// Turns each `impl Trait` into a type parameter with its bounds. For example,
+/// `impl Stream<Item = Result<Event, Infallible>>` names the error of the items, so the body need not name it.
 struct OpaqueTypes {
     named: Vec<(Ident, Punctuated<TypeParamBound, Token![+]>)>,
     /// False if the declared type uses the handler's generics or `Self`, which a nested function does not see, or

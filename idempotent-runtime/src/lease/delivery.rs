@@ -142,8 +142,8 @@ mod real {
                 renewing.runtimes().did_not_begin(&runtime);
                 continue;
             }
-            // The store has 5/12 of the lease to answer. The runtime may be blocked since then. A second renewal does
-            // no harm.
+            // The store has 5/12 of the lease to answer. The runtime may have become blocked meanwhile. A second
+            // renewal does no harm.
             if matches!(timeout(shortest / 2, is_done).await, Ok(Ok(()))) {
                 return;
             }

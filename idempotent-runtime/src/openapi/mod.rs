@@ -74,10 +74,10 @@
 //! # aide
 //!
 //! A handler in `api_route` of aide 0.15 documents itself if its arguments and its return type implement aide's
-//! `OperationInput` and `OperationOutput`. aide does not tell a handler its method: a handler that is routed for an unguarded
-//! method is documented as if it were guarded. A handler's `…_with` transform runs last and replaces the response of a
-//! status. `complete`, given to `finish_api_with`, marks the recorded responses of such a transform too. With
-//! `aide::generate::infer_responses(false)` the rejections are not documented either.
+//! `OperationInput` and `OperationOutput`. aide does not tell a handler its method: a handler that is routed for an
+//! unguarded method is documented as if it were guarded. A handler's `…_with` transform runs last and replaces the
+//! response of a status. `complete`, given to `finish_api_with`, marks the recorded responses of such a transform too.
+//! With `aide::generate::infer_responses(false)` the rejections are not documented either.
 
 #[cfg(feature = "aide")]
 pub(crate) mod aide;

@@ -178,8 +178,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like `fingerprint
-    /// = json` of the attribute.
+    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like
+    /// `fingerprint = json` of the attribute.
     pub fn json_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::Json;
         self

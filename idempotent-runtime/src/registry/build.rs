@@ -137,9 +137,9 @@ impl RegistryBuilder {
     /// for the scope keeps the values of the first call, and replaces only the values that it names. Each call is
     /// checked by itself.
     ///
-    /// An existing claim or record keeps its values. Processes of one deployment should have the same values. This
-    /// option does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). Such a policy is made at
-    /// run time: give the configured values to its [`Policy::builder`](crate::Policy::builder).
+    /// An existing claim or record keeps the values with which it was made. Processes of one deployment should have the
+    /// same values. This option does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). Such a
+    /// policy is made at run time: give the configured values to its [`Policy::builder`](crate::Policy::builder).
     ///
     /// # Errors
     ///

@@ -24,8 +24,8 @@ pub(crate) enum RequestEnd {
     Rejected(Rejection),
 }
 
-/// A check of a key, which polls the store until the request has ended. Returns how the request has ended, and when the
-/// last poll began.
+/// A check of a key, which polls the store until the request has ended. Its output says how the request has ended, and
+/// when the last poll began.
 pub(crate) type Check = BoxFuture<'static, (Instant, RequestEnd)>;
 type SharedCheck = Shared<Check>;
 /// The store, the key, whether the key is claimed in transactions, and the runtime whose clock wakes the check.

@@ -110,8 +110,8 @@ pub enum StepErrorKind {
     /// The closure has not run: a request with other credentials and the same key has run the step, or may have run it.
     #[error("it belongs to a request with other credentials under the same key")]
     OtherCredentials,
-    /// The closure has not run: an earlier attempt began the step and may have run it, and the policy says `after_crash
-    /// = "reject"`.
+    /// The closure has not run: an earlier attempt began the step and may have run it, and the policy says
+    /// `after_crash = "reject"`.
     #[error("it may have run before, and `after_crash = \"reject\"` forbids to run it again")]
     OutcomeUnknown,
     /// The closure **has run**, and nothing is recorded: the result cannot be written as JSON, cannot be read back, or

@@ -3,8 +3,8 @@
 #[cfg(feature = "__transactions")]
 use crate::transaction::tx::Tx;
 
-/// Shows whether an argument's type is a [`Tx`](crate::Tx), because an inherent constant takes precedence over the
-/// trait's constant.
+/// Shows whether an argument's type is a [`Tx`](crate::Tx): the inherent constant of a `Tx` takes precedence over the
+/// constant of the trait, which every type has.
 #[derive(Debug)]
 pub struct Argument<T>(std::marker::PhantomData<T>);
 
