@@ -24,14 +24,14 @@ impl RunningLimit {
         Self { most, most_per_scope, running: Mutex::default() }
     }
 
-    /// Returns a permit to hold while the handler runs. Returns `None` if the maximum number of handlers run.
+    /// Returns a permit to hold while the handler runs; `None` if the maximum number of handlers run.
     pub(crate) fn acquire(self: &Arc<Self>, scope: Scope) -> Option<RunningPermit> {
         let mut running = lock(&self.running);
         if running.all >= self.most {
             return None;
         }
-        // There are only as many scopes as the program has policies. Scopes are never removed, so the next request
-        // allocates nothing.
+        // The number of scopes is that of the program's policies. They are never removed, so the next request allocates
+        // nothing.
         match running.by_scope.get_mut(&scope) {
             Some(count) if *count >= self.most_per_scope => return None,
             Some(count) => *count += 1,
@@ -45,7 +45,7 @@ impl RunningLimit {
     }
 }
 
-/// Counts one handler that runs, or may begin to run, until this value is dropped.
+/// Counts one handler that runs, or may begin to run, until it is dropped.
 pub(crate) struct RunningPermit {
     limit: Arc<RunningLimit>,
     scope: Scope,
