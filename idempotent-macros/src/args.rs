@@ -1,4 +1,5 @@
-//! The attribute's tokens as arguments with their values: known names, each at most once.
+//! Reads the attribute's tokens as arguments with their values. Each argument must have a known name and occur at most
+//! once.
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
@@ -11,7 +12,7 @@ use crate::diagnostics::{Diagnostics, listed, nearest};
 /// The name of the first internal argument, which the attribute adds when it moves itself behind the other attributes.
 pub(crate) const LAST: &str = "__idempotent_last";
 
-/// Names that other libraries use for an argument, and what to write instead.
+/// Names that other libraries use for an argument, and the text to write instead.
 pub(crate) const SYNONYMS: &[(&[&str], &str)] = &[
     (&["after_failure", "on_crash"], "`after_crash`"),
     (&["status", "status_codes", "statuses"], "`cache`"),
@@ -29,7 +30,7 @@ pub(crate) const SYNONYMS: &[(&[&str], &str)] = &[
     (&["expiration", "expires", "expires_in", "expiry", "max_age", "retention"], "`ttl`"),
 ];
 
-/// `name = value`, or the bare name.
+/// An argument: `name = value`, or the bare name.
 pub(crate) struct Argument {
     pub(crate) name: Ident,
     pub(crate) value: Option<Expr>,

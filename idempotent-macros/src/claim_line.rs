@@ -13,12 +13,13 @@ use crate::values::ClaimAfter;
 /// The position of the line.
 #[derive(Clone, Copy)]
 pub(crate) struct ClaimLine {
-    /// The number of arguments that axum extracts. The others become a single last argument of the emitted function.
+    /// The number of arguments that axum extracts. The other arguments become a single last argument of the emitted
+    /// function.
     pub(crate) by_axum: usize,
     pub(crate) carried: Carried,
 }
 
-/// When the carried arguments are extracted.
+/// When the arguments that the last one carries are extracted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Carried {
     BeforeClaim,
@@ -65,7 +66,8 @@ impl ClaimLine {
     }
 }
 
-/// Several arguments become one tuple, and no attribute can leave a type out of a tuple.
+/// Rejects conditional arguments after the claim: several arguments become one tuple, and no attribute can leave a type
+/// out of a tuple.
 fn check_presence(merged: &[&PatType], diagnostics: &mut Diagnostics) {
     let conditional = |argument: &&PatType| argument.attrs.iter().find(|it| condition(it).is_some()).cloned();
     for conditional in merged.iter().filter_map(conditional) {
@@ -145,7 +147,8 @@ pub(crate) fn mentions(expression: &Expr, variable: &Ident) -> bool {
     found.1
 }
 
-/// A field or a method of that name does not count, but the `{name}` of a format string does.
+/// Returns whether the tokens mention the variable. A field or a method of that name does not count, but the `{name}`
+/// of a format string does.
 fn tokens_mention(tokens: TokenStream, variable: &Ident) -> bool {
     let mut is_member = false;
     tokens.into_iter().any(|token| {

@@ -38,8 +38,8 @@ impl Kind {
         Self { must_be: A_DURATION, ty: duration, check: Some(check), setter: Some(setter) }
     }
 
-    /// Returns what to write instead, and, if possible, how the program replaces the value at start-up for the handlers
-    /// with this scope.
+    /// Returns a text that says what to write instead, and, if possible, how the program replaces the value at start-up
+    /// for the handlers with this scope.
     fn remedy(self, example: &str, scope: &str) -> String {
         let write = format!("write `{example}`");
         self.setter.map_or(write.clone(), |setter| {
@@ -70,7 +70,7 @@ pub(crate) struct Constant {
 }
 
 /// Returns the expression as a constant, or its mistake as the end of a sentence that begins with the argument. A word
-/// in lower case is not the name of a constant: it is a text without quotes, or a variable.
+/// in lower case is not the name of a constant, but a text without quotes, or a variable.
 pub(crate) fn constant(kind: Kind, expression: &Expr, example: &str, scope: &str) -> Result<Constant, String> {
     let is_word = match expression {
         Expr::Path(path) => {
@@ -143,7 +143,7 @@ impl Constant {
         &self.expression
     }
 
-    /// Returns the checked value, located at the expression, where the compiler then reports a mistake.
+    /// Returns the checked value, located at the expression, so that the compiler reports a mistake there.
     pub(crate) fn checked(&self, private: &Runtime) -> TokenStream {
         let Self { kind, expression } = self;
         let span = self.span();

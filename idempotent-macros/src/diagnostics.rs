@@ -2,7 +2,8 @@
 
 use quote::ToTokens;
 
-/// The mistakes found so far. It must be read: dropping it unread would lose them.
+/// The mistakes that were found so far. This value must be read before it is dropped, because otherwise the mistakes
+/// would be lost.
 pub(crate) struct Diagnostics {
     errors: Option<syn::Error>,
     read: bool,

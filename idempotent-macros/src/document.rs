@@ -1,5 +1,5 @@
-//! Adds to the OpenAPI document of a handler how the handler is guarded. Without the features `utoipa` and `aide`, it
-//! adds nothing.
+//! Adds to the OpenAPI document of a handler how the handler is guarded. Without the features `utoipa` and `aide`, this
+//! module adds nothing.
 
 use proc_macro2::TokenStream;
 use syn::Signature;
@@ -9,8 +9,8 @@ use crate::runtime::Runtime;
 
 /// Completes the documentation of `#[utoipa::path]`, if the handler has that attribute.
 ///
-/// utoipa's `routes!` and `paths(…)` call `__path_pay::operation()`. This is a method of a trait, so an inherent method
-/// of the same name takes precedence:
+/// utoipa's `routes!` and `paths(…)` call `__path_pay::operation()`. That function is a method of a trait, so an
+/// inherent method of the same name takes precedence:
 ///
 /// ```text
 /// // Input, when `#[utoipa::path]` has been expanded:
@@ -31,8 +31,8 @@ pub(crate) fn operation(signature: &Signature, private: &Runtime) -> TokenStream
         const _: () = {
             use #private::utoipa::{self, openapi::path::{HttpMethod, Operation}};
 
-            // Used if utoipa has emitted no such type. Otherwise the name means utoipa's type: the inner block imports
-            // the names of the module, and these take precedence.
+            // This type is used if utoipa has emitted no such type. Otherwise the name means utoipa's type, because the
+            // inner block imports the names of the module, and imported names take precedence.
             struct #path;
             impl utoipa::Path for #path {
                 fn methods() -> ::std::vec::Vec<HttpMethod> {
@@ -81,7 +81,7 @@ mod once {
     }
 }
 
-/// Returns the mode of the last argument's wrapper. It tells aide which handler the argument belongs to and which
+/// Returns the mode of the last argument's wrapper. The mode shows aide which handler the argument belongs to and which
 /// return type the handler declares.
 #[cfg(feature = "aide")]
 pub(crate) fn mode(signature: &Signature, model: &Model, mode: &TokenStream) -> TokenStream {

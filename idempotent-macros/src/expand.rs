@@ -32,7 +32,8 @@ use crate::presence::presence;
 use crate::runtime::Runtime;
 use crate::values::Fingerprint;
 
-/// Emits the function unchanged, with this attribute behind all others, so that they see the code as it was written.
+/// Emits the function unchanged, with this attribute behind all other attributes, so that these see the code as it was
+/// written.
 pub(crate) fn behind_the_others(
     handler: &Handler,
     model: &Model,
@@ -47,7 +48,7 @@ pub(crate) fn behind_the_others(
         let inputs: Vec<&PatType> = handler.arguments().collect();
         let carried = &inputs[line.by_axum..];
         if carried.len() > 1 && handler.has_macros_but_debug_handler() {
-            // The others see the function as it was written.
+            // The other attributes see the function as it was written.
             let (debug_handlers, others): (Vec<_>, Vec<_>) = attributes.iter().partition(|it| is_debug_handler(it));
             return quote! {
                 #(#others)*
@@ -95,18 +96,19 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
     };
     let never_returned = never_returned(signature, private, is_half_typed(body.stream()));
     let block = inner_block(body);
-    // Located at the name, so that a future that is not `Send` is reported there.
+    // `run` is located at the name, so that a future that is not `Send` is reported there.
     let run = Ident::new("run", signature.ident.span().resolved_at(Span::mixed_site()));
-    // Located at the brace of the body: an editor shows the documentation of `async` at every place that the spans of
-    // the tokens contain.
+    // `async` is located at the brace of the body, because an editor shows the documentation of `async` at every place
+    // that the spans of the tokens contain.
     let at_brace = body.span_open().resolved_at(Span::mixed_site());
     let declared = quote_spanned!(at_brace=> if false { #never_returned });
     let statements = quote!(#before #declared #expressions #after #block);
-    // Located at the body, because errors of the statements are errors of the body.
+    // The statements are located at the body, because their errors are errors of the body.
     let mut statements = Group::new(Delimiter::Brace, statements);
     statements.set_span(body.span().resolved_at(Span::mixed_site()));
     let future = quote_spanned!(at_brace=> async move #statements);
-    // Located at the return type, so that a type that does not implement `IntoResponse` is reported there.
+    // `into_response` is located at the return type, so that a type that does not implement `IntoResponse` is reported
+    // there.
     let span = match &signature.output {
         ReturnType::Default => Span::mixed_site(),
         ReturnType::Type(_, declared) => declared.span().resolved_at(Span::mixed_site()),
@@ -128,14 +130,15 @@ pub(crate) fn expand(handler: &Handler, model: &Model, line: ClaimLine) -> Token
 }
 
 fn guarded_signature(signature: &Signature, inputs: Punctuated<FnArg, Token![,]>, private: &Runtime) -> Signature {
-    // Has the user's span: `dead_code` and other lints ignore a signature that ends in a span of ours as foreign code.
+    // The output has the user's span: `dead_code` and other lints treat a signature that ends in a generated span as
+    // foreign code, and ignore it.
     let span = signature.ident.span();
     let completion = private.located(span);
     let output = syn::parse_quote_spanned!(span=> -> #completion::Completion);
     Signature { asyncness: None, inputs, output, ..signature.clone() }
 }
 
-/// Returns the expression that tells when the arguments that `last` carries are extracted.
+/// Returns the expression that decides when the arguments that `last` carries are extracted.
 fn extraction(line: ClaimLine, last: &Ident, private: &Runtime) -> TokenStream {
     match line.carried {
         Carried::BeforeClaim => quote!(#private::Extraction::BeforeClaim),
@@ -144,12 +147,12 @@ fn extraction(line: ClaimLine, last: &Ident, private: &Runtime) -> TokenStream {
     }
 }
 
-/// The lints that the expansion triggers and that the handler's author cannot fix. They must be few, because a crate
-/// that forbids a lint cannot allow it.
+/// Allows the lints that the expansion triggers and that the handler's author cannot fix. There must be few of them,
+/// because a crate that forbids a lint cannot allow it.
 fn lints(Handler { attributes, visibility, .. }: &Handler) -> TokenStream {
     let must_be_used = attributes.iter().any(|attribute| attribute.path().is_ident("must_use"));
     let double_must_use = must_be_used.then(|| quote!(#[allow(clippy::double_must_use)]));
-    // Needed for a method of a trait that declares an `async fn`.
+    // This is needed for a method of a trait that declares an `async fn`.
     let refining = matches!(visibility, Visibility::Inherited).then(|| quote!(#[allow(refining_impl_trait)]));
     quote! { #refining #double_must_use }
 }
@@ -204,12 +207,13 @@ fn guarded_inputs(
     }
 }
 
-/// Binds the handler's variables: those before the policy's expressions, and those after them. Each argument is first
-/// moved in as a whole, so that all arguments are dropped at the end, in the same order as in a plain function.
+/// Binds the handler's variables: the variables before the policy's expressions, and the variables after them. Each
+/// argument is first moved in as a whole, so that all arguments are dropped at the end, in the same order as in a plain
+/// function.
 fn bindings(arguments: &[&PatType], names: &[Ident], last: &Ident, line: ClaimLine) -> (TokenStream, TokenStream) {
     let bind = |argument: &PatType, name: &Ident, whole: TokenStream| {
         let (pattern, attributes, presence) = (&argument.pat, &argument.attrs, presence(argument));
-        // If the variable looks unused, `clippy::no_effect_underscore_binding` would report the plain binding.
+        // If the variable begins with `_`, `clippy::no_effect_underscore_binding` would report the plain binding.
         let is_underscored = matches!(&**pattern, Pat::Ident(variable) if variable.ident.to_string().starts_with('_'));
         let binding = if is_underscored { quote!((#pattern,) = (#name,)) } else { quote!(#pattern = #name) };
         quote! {
@@ -259,8 +263,9 @@ fn policy(signature: &Signature, arguments: &[&PatType], model: &Model, line: Cl
 /// The names of the types of a transaction's database.
 const DATABASES: [&str; 2] = ["Postgres", "Sqlite"];
 
-/// Returns the type of an argument that looks like a `Tx`. A static cannot use a type that depends on generics, which
-/// an attribute cannot always see, nor a type that may be compiled out. Such a type is checked when it is used.
+/// Returns the argument's type if it is written like a `Tx`. A static can use neither a type that depends on generics,
+/// which an attribute cannot always see, nor a type that may be compiled out. A `Tx` of such a type is checked when it
+/// is used.
 fn transaction<'a>(argument: &'a PatType, generics: &Generics) -> Option<&'a Type> {
     let is_named_like = |ty: &Type| match last_segment(ty) {
         Some(segment) => DATABASES.iter().any(|database| segment.ident == database),
@@ -300,13 +305,13 @@ fn written(ty: &Type) -> &Type {
 fn policy_expressions(model: &Model) -> TokenStream {
     let mut expressions = TokenStream::new();
     for (name, expression) in model.expressions() {
-        // Located at the expression, so that a type that does not fit is reported there.
+        // The call is located at the expression, so that a type that does not fit is reported there.
         let span = expression.span().resolved_at(Span::mixed_site());
         let method = Ident::new(name, span);
         let mut gate = local("gate");
         gate.set_span(span);
         let private = model.runtime.located(span);
-        // Called by its path, because a trait of the user may have a method of this name for every type.
+        // The method is called by its path, because a trait of the user may have a method of this name for every type.
         expressions.extend(match name {
             "caller" => {
                 let value = quote_spanned!(span=> #private::CallerExpression::of(&(#expression)));
@@ -319,8 +324,9 @@ fn policy_expressions(model: &Model) -> TokenStream {
     expressions
 }
 
-/// Returns whether an editor passes a body that is being typed: rust-analyzer writes this name where one is missing.
-/// The body has no value yet, and one of the declared type would cause one more error than in a plain function.
+/// Returns whether an editor passes a body that is being typed: rust-analyzer writes `__ra_fixup` where a name is
+/// missing. Such a body has no value yet, and a value of the declared type would cause one more error than in a plain
+/// function.
 fn is_half_typed(body: TokenStream) -> bool {
     body.into_iter().any(|token| match token {
         TokenTree::Ident(ident) => ident == "__ra_fixup",
@@ -329,9 +335,9 @@ fn is_half_typed(body: TokenStream) -> bool {
     })
 }
 
-/// Returns the body as the last expression of a generated block. `unused_braces` would report its braces if they
-/// contain a single expression, and an empty statement prevents that. Other braces than the user's would also prevent
-/// it, but then temporaries in code of an older edition would be dropped by the rules of this crate's edition.
+/// Returns the body as the last expression of a generated block. `unused_braces` would report the body's braces if they
+/// contain a single expression, so an empty statement is added. Other braces than the user's would also prevent that
+/// report, but then temporaries in code of an older edition would be dropped by the rules of this crate's edition.
 fn inner_block(body: &Group) -> Group {
     let statements = body.stream();
     let mut first_two = statements.clone().into_iter();

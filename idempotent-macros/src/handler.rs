@@ -14,7 +14,7 @@ use crate::claim_line::{mentions, variables};
 use crate::diagnostics::Diagnostics;
 use crate::presence::condition;
 
-/// An `async fn`. The body stays as it was written, so that half-typed code survives in an editor.
+/// An `async fn`. The body stays as it was written, so that code that is still being typed works in an editor.
 pub(crate) struct Handler {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
@@ -26,7 +26,7 @@ pub(crate) struct Handler {
 const MOST_ARGUMENTS: usize = 16;
 
 impl Handler {
-    /// Parses the function, or returns the mistake of the item as a whole.
+    /// Parses the function. If the item is not a function, returns an error that says so.
     pub(crate) fn parse(item: TokenStream) -> syn::Result<Self> {
         let whole = item.clone();
         Parser::parse2(Self::parse_function, item).map_err(|error| not_a_function(whole).unwrap_or(error))
@@ -125,7 +125,7 @@ impl Handler {
         self.attributes.iter().any(is_debug_handler)
     }
 
-    /// Returns whether the function still has another attribute macro.
+    /// Returns whether the function has another attribute macro that is not yet expanded.
     pub(crate) fn has_other_macros(&self) -> bool {
         self.attributes.iter().any(|attribute| !is_inert(attribute))
     }
@@ -186,7 +186,7 @@ impl<'ast> Visit<'ast> for Borrows {
         }
     }
 
-    // These types bind the lifetimes that they elide or name.
+    // Function types bind the lifetimes that they elide or name.
     fn visit_type_fn_ptr(&mut self, _: &'ast TypeFnPtr) {}
 
     fn visit_parenthesized_generic_arguments(&mut self, _: &'ast ParenthesizedGenericArguments) {}

@@ -26,7 +26,8 @@ impl Reader<'_> {
         methods.into_iter().collect::<Option<_>>().map(Methods::Only)
     }
 
-    /// Reads a method. A word that is nearly a known method is a mistake. In quotes, it is a method with that name.
+    /// Reads a method. A word that is nearly the name of a known method is a mistake. In quotes, the text is the name
+    /// of a method.
     fn method(&mut self, element: &Expr) -> Option<String> {
         let quoted = string_of(element);
         let Some(name) = word_of(element).or_else(|| quoted.clone()) else {

@@ -1,4 +1,4 @@
-//! The validated policy. The expansion gets only this, so it cannot fail.
+//! The validated policy. The expansion gets only this policy, so the expansion cannot fail.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(crate) const ARGUMENTS: &[&str] = &[
     "crate",
 ];
 
-/// The values of the attribute, one field for each argument; `None` and `false` leave the default.
+/// The values of the attribute, one field for each argument. `None` and `false` mean the default.
 pub(crate) struct Model {
     pub(crate) scope: Option<Value<String>>,
     pub(crate) shared_scope: bool,
@@ -174,11 +174,11 @@ impl Model {
         self
     }
 
-    /// Compares literals only, because the compiler compares constants.
+    /// Compares `lease` with `ttl` if both are literals. The compiler compares constants.
     fn check_lease(&mut self, arguments: &Arguments, diagnostics: &mut Diagnostics) {
         let literal = |name, value: &Option<Value<Duration>>| match value {
             Some(Value::Literal(value)) => Some(Some(*value)),
-            // A wrong `ttl` or `lease` is already reported, so no further mistake follows from it.
+            // A wrong `ttl` or `lease` is already reported, so it causes no further message.
             None if arguments.get(name).is_none() => Some(None),
             None | Some(Value::Constant(_)) => None,
         };

@@ -10,14 +10,14 @@ use syn::{Lifetime, ReturnType, Signature, Token, Type, TypeParamBound};
 use crate::runtime::Runtime;
 
 /// Emits a `return` of the declared type that is never executed. With it, inference and errors are those of the
-/// function as it was written. A body that is half typed has no value yet, so its `return` has no type.
+/// function as it was written. A body that is still being typed has no value yet, so its `return` has no type.
 pub(crate) fn never_returned(signature: &Signature, private: &Runtime, is_half_typed: bool) -> TokenStream {
     let name = if is_half_typed { "typed" } else { "never" };
     let never = |ty: &dyn ToTokens, span: Span| never(name, ty, span, private);
     let ReturnType::Type(_, declared) = &signature.output else {
         return never(&quote!(()), Span::mixed_site());
     };
-    // The span of the return type, because the type of the body comes from there.
+    // This is the span of the return type, because the type of the body comes from there.
     let span = declared.span().resolved_at(Span::mixed_site());
     let mut opaque = OpaqueTypes { named: Vec::new(), can_be_named: signature.generics.params.is_empty() };
     let mut inferred = (**declared).clone();
@@ -44,8 +44,8 @@ fn never(name: &str, ty: &dyn ToTokens, span: Span, private: &Runtime) -> TokenS
     quote_spanned! {span=> return #private::#name::<#ty>(); }
 }
 
-/// Turns each `impl Trait` into a type parameter with its bounds. For example, `impl Stream<Item = Result<Event,
-/// Infallible>>` names the error of the items, so the body need not name it.
+/// Turns each `impl Trait` into a type parameter with its bounds. For example,
+/// `impl Stream<Item = Result<Event, Infallible>>` names the error of the items, so the body need not name it.
 struct OpaqueTypes {
     named: Vec<(Ident, Punctuated<TypeParamBound, Token![+]>)>,
     /// False if the declared type uses the handler's generics or `Self`, which a nested function does not see, or

@@ -107,7 +107,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads one of two words; the first is the default.
+    /// Reads one of two words. The first word is the default.
     pub(crate) fn choice(&mut self, name: &str, words: [&'static str; 2]) -> Choice {
         let example = format!("\"{}\"", words[1]);
         let value = self.value(name, &example)?;
@@ -228,7 +228,7 @@ impl Reader<'_> {
     pub(crate) fn runtime(&mut self) -> Runtime {
         const EXAMPLE: &str = "idem";
         let Some((text, at)) = self.string("crate", EXAMPLE) else { return Runtime::of_manifest() };
-        // Has the span of the string, where a path that does not exist is reported.
+        // The path has the span of the string, so that the compiler reports a wrong path at the string.
         let path = LitStr::new(&text, at.span()).parse_with(Path::parse_mod_style);
         let Ok(path) = path else {
             let message = format!("`crate` must be a path to the runtime; write `crate = \"{EXAMPLE}\"`");

@@ -59,7 +59,7 @@ fn check_beside(parsed: &Arguments, handler: &Handler, diagnostics: &mut Diagnos
     }
 }
 
-/// Checks the constants: a policy is known before any request arrives, and is the same for all types.
+/// Checks that constants use no variable of the handler: a policy is known before any request arrives.
 fn check_constants(model: &Model, handler: &Handler, diagnostics: &mut Diagnostics) {
     for (name, constant) in model.constants() {
         if handler.binds_any_of(constant.expression()) {
@@ -76,7 +76,7 @@ fn text_of_argument(argument: &Argument) -> Option<&Expr> {
     argument.value.as_ref().filter(|value| string_of(value).is_some())
 }
 
-/// Returns a string that looks like an expression over the handler's variables, and its text.
+/// Returns a string whose text is an expression over the handler's variables, and that text.
 fn text_of_expression<'a>(argument: &'a Argument, handler: &Handler) -> Option<(&'a Expr, String)> {
     let value = argument.value.as_ref()?;
     let text = string_of(value)?;

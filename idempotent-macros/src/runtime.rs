@@ -1,4 +1,4 @@
-//! The path by which the expansion names the runtime.
+//! The path that the expansion uses for the runtime.
 
 use proc_macro_crate::{FoundCrate, crate_name};
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
@@ -25,7 +25,7 @@ impl Runtime {
         Self(quote!(::#name::__private))
     }
 
-    /// Returns the path with this span, at which errors are reported.
+    /// Returns the path with this span. The compiler reports errors at the span.
     pub(crate) fn located(&self, span: Span) -> Self {
         let with_span = |mut token: TokenTree| {
             token.set_span(span);

@@ -77,7 +77,7 @@ fn nothing_of_the_runtime_is_named_but_what_is_private_to_both() {
     assert!(after.iter().all(|word| *word == "__private"), "{after:?}");
 }
 
-/// An argument that is not read would be accepted and do nothing.
+/// Checks that every argument is read. An argument that is not read would be accepted and have no effect.
 #[test]
 fn every_argument_is_read() {
     let handler = handler().to_token_stream();
@@ -119,8 +119,8 @@ fn mistakes_are_told_at_once_beside_the_unchanged_function() {
     assert_eq!(text(function(&items)), text(&handler()));
 }
 
-/// An editor asks for completions while the body is typed. Each token must appear once, at its place, and the attribute
-/// must report no error.
+/// Checks the expansion for an editor, which requests completions while the body is being typed. Each token must appear
+/// once, at its place, and the attribute must report no error.
 #[test]
 fn half_typed_bodies_stay_as_they_are() {
     for body in

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Reads `90s`, `15m`, `24h`, `7d`, `500ms` and sums such as `1h30m`. Whole milliseconds, which is the precision of the
-/// stores.
+/// Reads `90s`, `15m`, `24h`, `7d`, `500ms` and sums such as `1h30m`. Returns whole milliseconds, which is the
+/// precision of the stores.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("{text:?} has no unit"));
     }
-    // humantime reads `M` as a month, but in other notations it is a minute or a million.
+    // humantime reads `M` as a month, but in other notations `M` is a minute or a million.
     if text.contains('M') {
         return Err(format!("{text:?} could mean minutes or months: write `m` for minutes and `months` for months"));
     }

@@ -1,4 +1,4 @@
-//! The values of arguments, and the tokens of each in the policy.
+//! The values of arguments, and the tokens of each value in the policy.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(crate) enum ClaimAfter {
     Argument(Ident),
 }
 
-/// The word that is chosen, unless it is the default.
+/// The chosen word. `None` if the default is chosen.
 pub(crate) type Choice = Option<&'static str>;
 
 pub(crate) enum InFlight {

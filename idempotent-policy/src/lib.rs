@@ -1,4 +1,5 @@
-//! The defaults, limits and checks of policies, which the attribute and the builder share. Use the crate `idempotent-runtime`.
+//! The defaults, limits and checks of policies, which the attribute and the builder share. Use the crate
+//! `idempotent-runtime`.
 
 mod text;
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 /// How long a record is kept.
 pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long a claim is exclusive without renewal.
+/// How long a claim is exclusive without a renewal.
 pub const LEASE: Duration = Duration::from_secs(30);
 
 /// The header that carries the key.
@@ -28,10 +29,10 @@ pub const METHODS: &[&str] = &["POST", "PUT", "PATCH", "DELETE"];
 /// The largest recorded body, in bytes.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
 
-/// The methods that every server knows (RFC 9110, section 9, and RFC 5789). A policy may name others too.
+/// The methods that every server knows (RFC 9110, section 9, and RFC 5789). A policy may name other methods too.
 pub const KNOWN_METHODS: &[&str] = &["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
-/// The longest duration of a policy, 100 years: stores add it to their clocks, which must not overflow.
+/// The longest duration of a policy, 100 years. Stores add a duration to their clocks, and the sum must not overflow.
 pub const LONGEST: Duration = Duration::from_secs(100 * 8766 * 60 * 60);
 
 /// The shortest ttl.
@@ -43,8 +44,8 @@ pub const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 /// The shortest time that a duplicate waits for a running request.
 pub const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// Headers that belong to one connection, or that are computed for each answer. No policy can record them, and a replay
-/// never contains them, whatever the store contains.
+/// Headers that belong to one connection, or that are computed for each answer. No policy can record these headers, and
+/// a replay never contains them, whatever the store contains.
 pub const NEVER_RECORDED: &[&str] = &[
     "authentication-info",
     "connection",
@@ -62,10 +63,10 @@ pub const NEVER_RECORDED: &[&str] = &[
     "upgrade",
 ];
 
-/// Headers that identify a client, unless the application names others.
+/// Headers that identify a client, unless the application names other headers.
 pub const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
 
-/// Headers whose value has a meaning in HTTP, so different requests have the same value.
+/// Headers whose value has a meaning in HTTP. Different requests can have the same value.
 pub const HEADERS_OF_HTTP: &[&str] = &[
     "accept",
     "accept-charset",
@@ -97,7 +98,7 @@ pub const HEADERS_OF_HTTP: &[&str] = &[
 ///
 /// # Errors
 ///
-/// What is wrong, as the end of a sentence that begins with the argument.
+/// Returns what is wrong, as the end of a sentence that begins with the argument.
 pub const fn check_name(name: &str) -> Result<(), &'static str> {
     let (mut rest, mut length, mut is_blank, mut has_control) = (name.as_bytes(), 0_usize, true, false);
     while let Some((character, after)) = text::first_char(rest) {
@@ -121,7 +122,7 @@ pub const fn check_name(name: &str) -> Result<(), &'static str> {
 ///
 /// # Errors
 ///
-/// What is wrong, as the end of a sentence that begins with the argument.
+/// Returns what is wrong, as the end of a sentence that begins with the argument.
 pub const fn check_ttl(ttl: Duration) -> Result<(), &'static str> {
     check_duration(ttl, SHORTEST_TTL, "must be at least 1s")
 }
@@ -130,7 +131,7 @@ pub const fn check_ttl(ttl: Duration) -> Result<(), &'static str> {
 ///
 /// # Errors
 ///
-/// What is wrong, as the end of a sentence that begins with the argument.
+/// Returns what is wrong, as the end of a sentence that begins with the argument.
 pub const fn check_lease(lease: Duration) -> Result<(), &'static str> {
     check_duration(lease, SHORTEST_LEASE, "must be at least 100ms")
 }
@@ -139,7 +140,7 @@ pub const fn check_lease(lease: Duration) -> Result<(), &'static str> {
 ///
 /// # Errors
 ///
-/// What is wrong, as the end of a sentence that begins with the argument.
+/// Returns what is wrong, as the end of a sentence that begins with the argument.
 pub const fn check_wait(limit: Duration) -> Result<(), &'static str> {
     check_duration(limit, SHORTEST_WAIT, "must be at least 1ms")
 }
@@ -158,7 +159,7 @@ const fn check_duration(duration: Duration, shortest: Duration, too_short: &'sta
 ///
 /// # Errors
 ///
-/// What is wrong, as the end of a sentence that begins with the argument.
+/// Returns what is wrong, as the end of a sentence that begins with the argument.
 pub const fn check_count(named: usize) -> Result<(), &'static str> {
     if named == 0 { Err("must name at least one") } else { Ok(()) }
 }
@@ -167,7 +168,7 @@ pub const fn check_count(named: usize) -> Result<(), &'static str> {
 ///
 /// # Errors
 ///
-/// What is wrong, as the end of a sentence that begins with the argument.
+/// Returns what is wrong, as the end of a sentence that begins with the argument.
 pub fn check_min_key_length(length: usize, is_uuid: bool) -> Result<(), String> {
     if length == 0 {
         Err("must be at least 1".to_owned())
@@ -182,11 +183,11 @@ pub fn check_min_key_length(length: usize, is_uuid: bool) -> Result<(), String> 
     }
 }
 
-/// The lease of a policy: the one that is given, or the default, which is never longer than `ttl`.
+/// Returns the lease of a policy: the given lease, or the default, which is never longer than `ttl`.
 ///
 /// # Errors
 ///
-/// If the lease is longer than the ttl: what is wrong, as the end of a sentence that begins with the argument.
+/// If the lease is longer than the ttl, returns what is wrong, as the end of a sentence that begins with the argument.
 pub const fn lease(given: Option<Duration>, ttl: Duration) -> Result<Duration, &'static str> {
     match given {
         None if LEASE.as_nanos() > ttl.as_nanos() => Ok(ttl),
@@ -200,7 +201,7 @@ pub const fn lease(given: Option<Duration>, ttl: Duration) -> Result<Duration, &
 ///
 /// # Errors
 ///
-/// What is wrong, as a sentence.
+/// Returns what is wrong, as a sentence.
 pub fn check_status(status: u16) -> Result<(), &'static str> {
     match status {
         200..=599 => Ok(()),
@@ -213,7 +214,7 @@ pub fn check_status(status: u16) -> Result<(), &'static str> {
 ///
 /// # Errors
 ///
-/// What is wrong, as a sentence.
+/// Returns what is wrong, as a sentence.
 pub fn check_method(name: &str) -> Result<(), String> {
     if !is_token(name) {
         return Err(format!("{name:?} is no method: letters, digits and `-` without spaces; write `POST`"));
@@ -229,11 +230,11 @@ fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(is_token_char)
 }
 
-/// A header's name in lower case. It is a token (RFC 9110, section 5.1).
+/// Returns a header's name in lower case. The name must be a token (RFC 9110, section 5.1).
 ///
 /// # Errors
 ///
-/// What is wrong, as a sentence.
+/// Returns what is wrong, as a sentence.
 pub fn header_name(name: &str) -> Result<String, String> {
     if is_token(name) {
         return Ok(name.to_ascii_lowercase());
@@ -245,7 +246,7 @@ pub fn header_name(name: &str) -> Result<String, String> {
 ///
 /// # Errors
 ///
-/// What is wrong, as a sentence.
+/// Returns what is wrong, as a sentence.
 pub fn check_key_header(name: &str) -> Result<(), String> {
     let reason = if CREDENTIAL_HEADERS.contains(&name) {
         "identifies the client, so all requests of one client would have the same key"
@@ -261,7 +262,7 @@ pub fn check_key_header(name: &str) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// What is wrong, as a sentence.
+/// Returns what is wrong, as a sentence.
 pub fn check_kept_header(name: &str) -> Result<(), String> {
     if NEVER_RECORDED.contains(&name) {
         return Err(format!("`{name}` belongs to one connection or answer and cannot be replayed; remove it"));
@@ -273,7 +274,7 @@ pub fn check_kept_header(name: &str) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// What is wrong, as a sentence.
+/// Returns what is wrong, as a sentence.
 pub fn check_disjoint(keep: &[String], drop: &[String]) -> Result<(), String> {
     match keep.iter().find(|name| drop.contains(name)) {
         Some(both) => Err(format!("`{both}` is both in `keep_headers` and in `drop_headers`; remove one of them")),
@@ -289,7 +290,7 @@ mod tests {
         CREDENTIAL_HEADERS, HEADER, HEADERS_OF_HTTP, LEASE, LONGEST, SHORTEST_LEASE, SHORTEST_TTL, SHORTEST_WAIT, TTL,
     };
 
-    /// The compiler checks constants of a program, and cannot format text: so the messages contain the limits
+    /// The compiler checks constants of a program, and cannot format text. So the messages contain the limits
     /// literally.
     #[test]
     fn messages_name_the_limits() {

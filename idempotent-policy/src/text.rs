@@ -1,6 +1,6 @@
 //! Text functions of the standard library, as functions for constants.
 
-/// The first character of UTF-8 text, and the text after it.
+/// Returns the first character of UTF-8 text, and the text after it.
 pub(crate) const fn first_char(text: &[u8]) -> Option<(char, &[u8])> {
     let (first, rest) = match text.split_first() {
         Some((first, rest)) => (*first as u32, rest),

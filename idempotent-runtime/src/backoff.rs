@@ -1,4 +1,4 @@
-//! How long to wait before the next try.
+//! The pauses between the tries of a call.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ impl Backoff {
     /// The pauses between two checks of a claim that another request holds.
     pub(crate) const BETWEEN_CHECKS: Self = Self::new(Duration::from_millis(5), Duration::from_millis(250));
 
-    /// The pauses between two tries to write what must not be lost.
+    /// The pauses between two tries to write data that must not be lost.
     pub(crate) const OF_A_RECORD: Self = Self::new(Duration::from_millis(50), Duration::from_secs(1));
 
     pub(crate) const fn new(first: Duration, longest: Duration) -> Self {

@@ -13,8 +13,9 @@ use crate::policy::scope::Scope;
 use crate::sync::tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::sync::{Mutex, lock};
 
-/// How many bodies of requests without caller and credentials are read at a time. All such clients share them: with the
-/// number for a single caller, one of them could stop the others. At axum's default limit of 2 MB it is 2 GB.
+/// How many bodies of requests without caller and credentials are read at a time. All such clients share this number.
+/// With the number for a single caller, one client could block the others. At axum's default limit of 2 MB, these
+/// bodies need at most 2 GB.
 const ANONYMOUS_BODIES: usize = 1_000;
 /// How long a request waits for other bodies of its caller to be read.
 const WAIT_FOR_BODIES: Duration = Duration::from_secs(1);
@@ -63,7 +64,8 @@ impl CallerLimit {
         Self { most, under_way: Mutex::default(), bodies: Mutex::default() }
     }
 
-    /// Returns a permit to hold while the request runs; `None` if the caller has reached its limit of other operations.
+    /// Returns a permit to hold while the request runs. Returns `None` if the caller has reached its limit with other
+    /// operations.
     pub(crate) fn acquire(self: &Arc<Self>, scope: Scope, caller: Caller, key: &RecordKey) -> Option<Permit> {
         let counted = (scope, caller);
         let mut under_way = lock(&self.under_way);
@@ -75,8 +77,8 @@ impl CallerLimit {
         Some(Permit { limit: Arc::clone(self), counted, key: key.clone() })
     }
 
-    /// Waits for a permit to hold while a body is read; `None` if other bodies of the caller hold all permits for too
-    /// long.
+    /// Waits for a permit to hold while a body is read. Returns `None` if other bodies of the caller hold all permits
+    /// for too long.
     pub(crate) async fn read_body(self: &Arc<Self>, caller: Caller) -> Option<BodyPermit> {
         let permits = {
             let mut bodies = lock(&self.bodies);
@@ -93,7 +95,7 @@ impl CallerLimit {
     }
 }
 
-/// Counts one request in progress until it is dropped.
+/// Counts one request in progress until this value is dropped.
 pub(crate) struct Permit {
     limit: Arc<CallerLimit>,
     counted: (Scope, Caller),
@@ -117,7 +119,7 @@ impl Drop for Permit {
     }
 }
 
-/// Counts one body that is being read. The fields are dropped in this order.
+/// Counts one body that is being read. The permit is dropped before the entry of the caller is removed.
 pub(crate) struct BodyPermit {
     permit: Option<OwnedSemaphorePermit>,
     #[expect(dead_code, reason = "it acts when it is dropped")]

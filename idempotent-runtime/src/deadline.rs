@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::sync::tokio;
 use crate::sync::tokio::time::Instant;
 
-/// A point in time; `None` is never reached.
+/// A point in time. `None` is a deadline that is never reached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Option<Instant>);
 
@@ -33,7 +33,7 @@ impl Deadline {
         }
     }
 
-    /// Returns the output of `call`; `None` if the deadline is reached first.
+    /// Returns the output of `call`. Returns `None` if the deadline is reached first.
     pub(crate) async fn bound<T>(self, call: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;

@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-/// Writes the message and those of its causes. For `Debug`, because `main` prints that and not `Display`. A cause that
-/// only repeats the message before it is left out.
+/// Writes the message of the error and the messages of its causes. `Debug` uses this function, because `main` prints
+/// `Debug` and not `Display`. A cause that only repeats the message before it is left out.
 pub(crate) fn with_causes(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut said = error.to_string();
     f.write_str(&said)?;

@@ -34,7 +34,7 @@ impl IdempotencyKey {
     /// The longest key, in characters.
     pub const MAX_LENGTH: usize = idempotent_policy::LONGEST_KEY;
 
-    /// The capacity without an allocation; a UUID in quotes fits.
+    /// The number of characters that need no allocation. A UUID in quotes fits.
     const USUAL_LENGTH: usize = 40;
 
     /// Reads a header's value.
@@ -199,7 +199,8 @@ pub enum InvalidKey {
     /// The request has several lines of the header.
     #[error("the header occurs more than once in the request")]
     SeveralHeaderLines,
-    /// The key begins with a quote and is not a Structured Field String, or is bare and contains a character of that syntax.
+    /// The key begins with a quote and is not a Structured Field String, or is bare and contains a character of that
+    /// syntax.
     #[error("the key contains one of the characters \" , ; \\ and is not a quoted string of RFC 9651")]
     BrokenQuoting,
     /// The key is `undefined`, `null`, `NaN` or `[object Object]`. The client has a bug and sends this value with every

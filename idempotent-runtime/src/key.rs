@@ -12,8 +12,9 @@ use smallvec::SmallVec;
 
 /// The name of a record in its store: scope, caller and key, in one unambiguous text.
 ///
-/// The text is `scope/@caller/key`, or `scope//key` without a caller. In each part, every character except unreserved visible
-/// ASCII is percent-encoded, including the slash, so two different triples never have the same text. A clone is cheap.
+/// The text is `scope/@caller/key`, or `scope//key` without a caller. In each part, every character except unreserved
+/// visible ASCII is percent-encoded, including the slash, so two different triples never have the same text. A clone is
+/// cheap.
 ///
 /// # Examples
 ///
@@ -44,7 +45,7 @@ const fn stands_for_itself(byte: u8) -> bool {
 }
 
 impl RecordKey {
-    /// The record key of these three parts. Each part can be any text.
+    /// Creates the record key of these three parts. Each part can be any text.
     #[expect(clippy::missing_panics_doc, reason = "percent-encoded text is ASCII")]
     pub fn new(scope: &str, caller: Option<&str>, key: &str) -> Self {
         // All three parts are usually short, so a buffer on the stack saves an allocation.
@@ -60,14 +61,14 @@ impl RecordKey {
         Self(str::from_utf8(&text).expect("percent-encoded text is ASCII").into())
     }
 
-    /// The key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) and without
-    /// [`digest_with`](crate::RegistryBuilder::digest_with) stores it: the plain scope, and SHA-256 digests of the caller in this
-    /// scope and of the whole key. `SealingKey::digested` is the same with a secret.
+    /// Returns the key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) and without
+    /// [`digest_with`](crate::RegistryBuilder::digest_with) stores it: the plain scope, and SHA-256 digests of the
+    /// caller in this scope and of the whole key. `SealingKey::digested` is the same with a secret.
     ///
     /// The name of a step stays plain, because it is a word of the program, like the scope.
     ///
-    /// Operators use it to look up and purge records of such a registry. A caller that can be guessed, such as a number, can
-    /// be found by digesting all candidates.
+    /// Operators use the digested key to look up and purge records of such a registry. A caller that can be guessed,
+    /// such as a number, can be found by digesting all candidates.
     ///
     /// ```
     /// use idempotent_runtime::RecordKey;
@@ -93,10 +94,11 @@ impl RecordKey {
         Self::new(&decode(scope), caller.as_deref(), &hex(self.as_str()))
     }
 
-    /// The key under which a step of this name is recorded, for a handler that runs under this key.
+    /// Returns the key under which a step of this name is recorded, for a handler that runs under this key.
     ///
-    /// Scope and caller are the same. The key is followed by a newline, which no client's key can contain, and the name. So a
-    /// listing shows the steps beside the entry of their handler. Operators resolve and purge a step by this key.
+    /// The step has the same scope and caller. The handler's key is followed by a newline, which no client's key can
+    /// contain, and the name. So a listing shows the steps beside the entry of their handler. Operators resolve and
+    /// purge a step by this key.
     ///
     /// ```
     /// use idempotent_runtime::RecordKey;
@@ -121,7 +123,7 @@ impl RecordKey {
         )
     }
 
-    /// The handler's key and the name of the step, if this is a step's key.
+    /// Returns the handler's key and the name of the step, if this is a step's key.
     ///
     /// ```
     /// use idempotent_runtime::RecordKey;
@@ -136,26 +138,27 @@ impl RecordKey {
         Some((Self(handler.into()), decode(name).into_owned()))
     }
 
-    /// The text that stores use as their key: ASCII without spaces and control characters, with `/` between the parts.
+    /// Returns the text that stores use as their key: ASCII without spaces and control characters, with `/` between the
+    /// parts.
     ///
-    /// Its length depends on the caller, which can be any text. A store whose keys must be short, such as file names, keeps
-    /// this text beside the entry and finds it by its digest: the [`key`](Self::key) of [`digested`](Self::digested), 64
-    /// hexadecimal digits of the whole key.
+    /// Its length depends on the caller, which can be any text. A store whose keys must be short, such as file names,
+    /// keeps this text beside the entry and finds the entry by the digest of the text: the [`key`](Self::key) of
+    /// [`digested`](Self::digested), 64 hexadecimal digits of the whole key.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The scope.
+    /// Returns the scope.
     pub fn scope(&self) -> Cow<'_, str> {
         decode(self.parts()[0])
     }
 
-    /// The caller, if the handler names one.
+    /// Returns the caller, if the key has one.
     pub fn caller(&self) -> Option<Cow<'_, str>> {
         self.parts()[1].strip_prefix('@').map(decode)
     }
 
-    /// The client's key.
+    /// Returns the client's key.
     pub fn key(&self) -> Cow<'_, str> {
         decode(self.parts()[2])
     }
@@ -173,8 +176,8 @@ fn encode(part: &str, text: &mut SmallVec<[u8; 128]>) {
     utf8_percent_encode(part, ESCAPED).for_each(|chunk| text.extend_from_slice(chunk.as_bytes()));
 }
 
-/// Returns whether `is_such` holds for all bytes. It has no branch for each byte, so the compiler can process many
-/// bytes at once.
+/// Returns whether `is_such` holds for all bytes. The loop has no branch for each byte, so the compiler can process
+/// many bytes at once.
 pub(crate) fn every(text: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
     text.iter().fold(true, |all, &byte| all & is_such(byte))
 }
@@ -205,7 +208,7 @@ impl fmt::Debug for RecordKey {
     }
 }
 
-/// The text is not a record key.
+/// The error of a text that is not a record key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[error("a record key reads `scope/@caller/key` or `scope//key`, percent-encoded")]

@@ -1,4 +1,4 @@
-//! Wakes those who wait for one key.
+//! Wakes the tasks that wait for one key.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -13,7 +13,8 @@ use crate::sync::{KeyHasher, Mutex, lock};
 pub(crate) struct KeyedNotify {
     hasher: KeyHasher,
     waiting: AtomicUsize,
-    /// By the hash of the key, under a secret of the process: each key that is waited for has its own `Notify`.
+    /// The waiters of each key, by the key's hash under a secret of the process. Each key with waiters has its own
+    /// `Notify`.
     by_key: Mutex<HashMap<u64, Waiters>>,
 }
 
@@ -24,9 +25,9 @@ struct Waiters {
 }
 
 impl KeyedNotify {
-    /// Wakes those who wait for `key`.
+    /// Wakes the tasks that wait for `key`.
     pub(crate) fn notify(&self, key: &(impl Hash + ?Sized)) {
-        // A waiter that is counted after this load looks at the store after the end that this tells of.
+        // A waiter that is counted after this load reads the store later, and then finds the end of the claim itself.
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -37,7 +38,7 @@ impl KeyedNotify {
         }
     }
 
-    /// Wakes all waiters: it is not known what ended.
+    /// Wakes all waiters, because it is unknown which claim has ended.
     #[cfg_attr(not(any(feature = "postgres", feature = "redis")), expect(dead_code, reason = "of listeners"))]
     pub(crate) fn notify_all(&self) {
         let all: Vec<_> = lock(&self.by_key).values().map(|waiters| Arc::clone(&waiters.notify)).collect();

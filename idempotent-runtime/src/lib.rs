@@ -23,7 +23,7 @@
 //! | [`guide`] | guarantees, stores, keys, recorded statuses, tests, operation; migration from other crates |
 //! | [`macro@idempotent`] | the attribute and its arguments |
 //! | [`IdempotencyLayer`] | the same engine for routes that cannot be annotated, and for whole routers |
-//! | [`install`], [`Registry`] | the stores of the handlers, and what applies to all handlers; [`Registry::drain`] at shutdown |
+//! | [`install`], [`Registry`] | the stores of the handlers, and the settings of all handlers; [`Registry::drain`] at shutdown |
 //! | [`store`] | the stores of this crate, and the trait for a store of your own |
 //! | `Tx` | the handler's transaction: its writes and its record commit together (features `sqlite`, `postgres`) |
 //! | [`Idempotency`] | what a handler can know about its key: the attempt, keys for other services |
@@ -36,13 +36,16 @@
 //!
 //! # What happens to a request
 //!
-//! 1. axum runs the extractors of the arguments before the claim. If one fails, its rejection is the response; no key is claimed.
+//! 1. axum runs the extractors of the arguments before the claim. If an extractor fails, its rejection is the response,
+//!    and no key is claimed.
 //! 2. Without a key the handler runs unguarded, unless the policy says `required`.
-//! 3. The guard claims the key in the store. If the key has a record, the record is replayed. If another request with the key
-//!    still runs, this one waits or is rejected. If the key was used for another request, this one is rejected.
-//! 4. The arguments after the claim are extracted ([`extraction`](guide::extraction)), and the handler runs. Its claim has a lease that is renewed meanwhile. If the client disconnects or a timeout layer gives
-//!    up, the handler continues as a separate task.
-//! 5. If the policy records the response's status, the response is recorded and then sent. Otherwise the key is free again.
+//! 3. The guard claims the key in the store. If the key has a record, the record is replayed. If another request with
+//!    the key still runs, this one waits or is rejected. If the key was used for another request, this one is rejected.
+//! 4. The arguments after the claim are extracted ([`extraction`](guide::extraction)), and the handler runs. The claim
+//!    has a lease that is renewed while the handler runs. If the client disconnects or a timeout layer gives up, the
+//!    handler continues as a separate task.
+//! 5. If the policy records the response's status, the response is recorded and then sent. Otherwise the key is free
+//!    again.
 //!
 //! # Features
 //!
@@ -132,9 +135,9 @@ pub use crate::transaction::connection::TxConnection;
 pub use crate::transaction::savepoint::Savepoint;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::transaction::tx::Tx;
-// The crate of the attribute comes before this one, so it cannot run an example.
-/// Makes retried requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler and
-/// records the response, and every later request with that key gets the recorded response.
+// The crate of the attribute does not depend on this crate, so it cannot run an example.
+/// Makes retried requests to one axum handler safe: the first request with a given `Idempotency-Key` runs the handler
+/// and records the response, and every later request with that key gets the recorded response.
 ///
 /// ```
 /// use axum::http::StatusCode;

@@ -1,10 +1,10 @@
-//! Keeping a connection that only receives.
+//! Keeps a connection that only receives.
 
 use std::time::Duration;
 
 use crate::backoff::Backoff;
 
-/// A connection over which a server tells of changes.
+/// A connection over which a server reports changes.
 pub(crate) trait Subscription: Send + Sync + 'static {
     /// Connects, and receives until the connection is lost. Returns whether it was connected.
     fn receive(&self) -> impl Future<Output = bool> + Send;

@@ -1,11 +1,11 @@
-//! Repeating a call until a deadline.
+//! Repeats a call until a deadline.
 
 use std::mem;
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 
-/// The pauses before the tries that follow a failed one. The last try begins at the deadline at the latest.
+/// The pauses before the tries that follow a failed try. The last try begins at the deadline at the latest.
 #[derive(Debug)]
 pub(crate) struct Retries {
     backoff: Backoff,
@@ -23,15 +23,15 @@ impl Retries {
         Self { is_owed_one: true, ..self }
     }
 
-    /// Continues until another deadline. The pauses go on growing.
+    /// Continues until another deadline. The pauses continue to grow.
     #[cfg(feature = "postgres")]
     pub(crate) fn extend(&mut self, deadline: Deadline) {
         self.deadline = deadline;
     }
 
-    /// Pauses until the next try. Returns `false` at once if the deadline is over: give up then.
+    /// Pauses until the next try. Returns `false` at once if the deadline has passed: then the caller must give up.
     ///
-    /// Cancel safe, but a cancelled pause counts: the next one is longer.
+    /// This method is cancel safe, but a cancelled pause counts: the next pause is longer.
     pub(crate) async fn pause(&mut self) -> bool {
         if mem::take(&mut self.is_owed_one) {
             self.backoff.wait().await;

@@ -1,7 +1,7 @@
 //! The types by which threads and tasks synchronise: those of the standard library and tokio, or those of the checker
 //! that runs `concurrency_tests`.
 //!
-//! Everything that decides a race must use these types. Anything else, such as a counter that wakes no waiters, need
+//! All code whose order decides a race must use these types. Other code, such as a counter that wakes no waiters, need
 //! not use them: the checker does not switch threads there.
 
 use std::sync::PoisonError;

@@ -11,9 +11,9 @@ use crate::fingerprint::canonical::canonical_json;
 /// The form of a body that is digested.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyForm {
-    /// Its bytes; those of a multipart body without the boundary.
+    /// The bytes of the body. The boundary of a multipart body does not count.
     Bytes,
-    /// Its canonical form, if it is JSON.
+    /// The canonical form of the body, if the body is JSON.
     Json,
 }
 
@@ -47,8 +47,8 @@ pub(crate) fn digest_of_body(headers: &HeaderMap, body: &[u8], form: BodyForm) -
     pieces.finish()
 }
 
-/// Digests the names in `Content-Encoding`. Returns whether there is one: such a body can be read neither as JSON nor
-/// as multipart. A layer that has decoded the body has removed the header.
+/// Digests the names in `Content-Encoding`. Returns whether there is a name: a body with a content coding can be read
+/// neither as JSON nor as multipart. A layer that has decoded the body has removed the header.
 fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::CONTENT_ENCODING);
     let codings = lines.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
@@ -63,8 +63,8 @@ fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
     is_coded
 }
 
-/// Returns whether a multipart body can be divided in several ways: if the boundary occurs twice, readers differ in
-/// which one they take.
+/// Returns whether a multipart body can be divided in several ways: if the media type has two boundaries, readers
+/// differ in which boundary they take.
 pub(crate) fn has_several_boundaries(headers: &HeaderMap) -> bool {
     let mut media_types = headers.get_all(header::CONTENT_TYPE).iter().filter_map(parsed);
     media_types.any(|media_type| {
@@ -96,9 +96,9 @@ fn is_json(media_type: &MediaType<'_>) -> bool {
 
 /// Returns the bytes of a multipart body before, between and after its boundaries: preamble, parts, epilogue.
 ///
-/// `None` if it is not a multipart body, or if two readers could divide it in two ways: then the boundary is digested
-/// too. A delimiter begins at the start of a line and fills the line (RFC 2046, section 5.1.1); in the middle of a line
-/// it is content.
+/// Returns `None` if the body is not multipart, or if two readers could divide it in two ways: then the boundary is
+/// digested too. A delimiter begins at the start of a line and fills the line (RFC 2046, section 5.1.1); in the middle
+/// of a line, the same bytes are content.
 fn segments<'a>(media_type: &MediaType<'_>, body: &'a [u8]) -> Option<Vec<&'a [u8]>> {
     if media_type.ty != names::MULTIPART {
         return None;

@@ -34,17 +34,17 @@ pub(super) enum Piece {
     OriginalQuery,
 }
 
-/// The longest piece that is digested with SHA-256 alone, in bytes. A longer piece is digested with BLAKE3, and that digest
-/// becomes the piece: BLAKE3 is faster on long input, because it digests many of its blocks at once.
+/// The longest piece that is digested with SHA-256 alone, in bytes. A longer piece is digested with BLAKE3, and that
+/// digest becomes the piece: BLAKE3 is faster on long input, because it digests many of its blocks at once.
 ///
-/// The length alone decides, so every process computes the same fingerprint for the same request. Stored fingerprints and
-/// downstream keys depend on it. A change needs another [`KeyId`](crate::fingerprint::salted::KeyId).
+/// The length alone decides, so every process computes the same fingerprint for the same request. Stored fingerprints
+/// and downstream keys depend on this length. A change needs another [`KeyId`](crate::fingerprint::salted::KeyId).
 const LONGEST_IN_FULL: usize = 8 * 1024;
 /// Marks the kind of a piece that was digested first, so it cannot be equal to a short piece.
 const BY_DIGEST: u8 = 0x80;
 
-/// Collects the pieces of a part. Each is digested with its kind and length, so two different lists of pieces have
-/// different digests.
+/// Collects the pieces of a part. Each piece is digested with its kind and length, so two different lists of pieces
+/// have different digests.
 pub(super) struct Pieces(Sha256);
 
 impl Pieces {

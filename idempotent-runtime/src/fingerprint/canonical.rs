@@ -6,8 +6,8 @@ use serde::de::IgnoredAny;
 /// The depth up to which `serde_json` reads.
 const DEEPEST: usize = 128;
 
-/// Returns the canonical form. `None` if the text is not JSON, or if readers may take it for different values: a member
-/// that occurs twice, a string with half of a surrogate pair, a number whose exponent no reader can hold.
+/// Returns the canonical form. Returns `None` if the text is not JSON, or if readers may read different values from it:
+/// a member that occurs twice, a string with half of a surrogate pair, a number whose exponent no reader can hold.
 pub(super) fn canonical_json(text: &[u8]) -> Option<Vec<u8>> {
     let text = str::from_utf8(text).ok()?;
     // From here on the text is known to be JSON, so the walk need not check the syntax.

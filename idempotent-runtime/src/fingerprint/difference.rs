@@ -1,4 +1,4 @@
-//! The hints of a fingerprint. They tell which part of another request differs.
+//! The hints of a fingerprint. They show which part of another request differs.
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ pub(super) fn slot_of(place: usize) -> usize {
     place % SLOTS.len()
 }
 
-/// The part in which two requests differ. If several differ, the first in this order.
+/// The part in which two requests differ. If several parts differ, the first one in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Difference {
     /// One credential header differs. Contains its name, if the hints identify it.

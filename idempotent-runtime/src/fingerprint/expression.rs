@@ -16,10 +16,10 @@ pub(crate) enum Unserialisable {
     Failed,
 }
 
-/// Returns the digest of the value's canonical form: JSON with sorted members and with numbers by their value. So it
-/// does not depend on a compiler, a machine or the order of a map.
+/// Returns the digest of the value's canonical form: JSON with sorted members and with numbers by their value. So the
+/// digest does not depend on a compiler, a machine or the order of a map.
 pub(crate) fn digest_of_value<V: Serialize + ?Sized>(value: &V) -> Result<PartDigest, Unserialisable> {
-    // Serialised to a tree first, because JSON writes `null` for a float that is not finite.
+    // The value is serialised to a tree first, because JSON writes `null` for a float that is not finite.
     let tree = Value::serialized(&value).map_err(|_| Unserialisable::Failed)?;
     let mut canonical = Vec::new();
     write(&tree, &mut canonical)?;

@@ -13,8 +13,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The digest of what a request asks for, under one record key: 32 bytes, shown as 64 hexadecimal digits. Two requests with one
-/// record key are the same if all 32 bytes are equal.
+/// The digest of a request's content, under one record key: 32 bytes, shown as 64 hexadecimal digits. Two requests with
+/// one record key are the same if all 32 bytes are equal.
 ///
 /// | bytes | content |
 /// |---|---|
@@ -22,16 +22,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// | 4 to 19 | the first 128 bits of the digest of everything that counts: target, body, credentials |
 /// | 20, 21 | a hint at the target: 16 bits of its digest |
 /// | 22, 23 | a hint at the body: 16 bits of its digest |
-/// | 24 to 31 | a hint at each credential header: four slots of 16 bits. With more than four headers, they share slots |
+/// | 24 to 31 | a hint at each credential header: four slots of 16 bits. More than four headers share the slots |
 ///
-/// All digests are SHA-256, salted with the record key: the same request has another fingerprint under another key. A body
-/// of more than 8 KiB is digested with BLAKE3 first, because that is faster. The hints tell which part of another request
-/// differs. They are short, so that a reader of the store cannot find a secret with them alone: a slot has 65,536 values,
-/// and many secrets share each value.
+/// All digests are SHA-256, salted with the record key: the same request has another fingerprint under another key. A
+/// body of more than 8 KiB is digested with BLAKE3 first, because that is faster. The hints show which part of another
+/// request differs. They are short, so that a reader of the store cannot find a secret with them alone: a slot has
+/// 65,536 values, and many secrets share each value.
 ///
 /// Without a secret, a reader of the store can still guess a whole request, and compare. With
 /// [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) or
-/// [`seal_with`](crate::RegistryBuilder::seal_with), the salt is an HMAC of the record key, and a reader learns nothing.
+/// [`seal_with`](crate::RegistryBuilder::seal_with), the salt is an HMAC of the record key, and a reader learns
+/// nothing.
 ///
 /// # Examples
 ///
@@ -43,8 +44,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-// Aligned, because without this it would lie at odd offsets within an enum. Reading a value there that was just written
-// in words stalls the processor.
+// Without this alignment, a fingerprint in an enum would be at an odd offset. The processor stalls when it reads a
+// value at an odd offset right after the value was written in words.
 #[repr(align(8))]
 pub struct Fingerprint([u8; 32]);
 
@@ -72,7 +73,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// The text is not 64 hexadecimal digits.
+/// The error of a text that is not 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[error("a fingerprint is 64 hexadecimal digits")]

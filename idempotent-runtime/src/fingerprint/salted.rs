@@ -11,8 +11,8 @@ use crate::fingerprint::Fingerprint;
 use crate::fingerprint::builder::RequestDigest;
 use crate::fingerprint::difference::{HINTS, WHOLE};
 
-/// Identifies the algorithms of a fingerprint, and its secret if it has one. It is in the fingerprint's first bytes, so
-/// it is stored with each claim and each record.
+/// Identifies the algorithms of a fingerprint, and its secret if it has one. The id is in the fingerprint's first
+/// bytes, so it is stored with each claim and each record.
 ///
 /// A release that changes an algorithm gives all secrets other ids. Like a registry that replaces its secret, it must
 /// compute the fingerprints of the former ids too, so that it rejects no retry. A process that does not know an id
@@ -31,7 +31,7 @@ impl KeyId {
 }
 
 impl Fingerprint {
-    /// Returns the id of the secret with which it was made.
+    /// Returns the id of the secret with which the fingerprint was made.
     pub(crate) fn key_id(self) -> KeyId {
         KeyId(self.0[..WHOLE.start].try_into().expect("four bytes"))
     }

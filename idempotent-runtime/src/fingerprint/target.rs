@@ -18,7 +18,7 @@ use crate::fingerprint::builder::{Piece, Pieces};
 pub(crate) fn digest_of_target(request: &mut Request, counts_query: bool) -> PartDigest {
     let [uri, original] = uris(request);
     let is_rewritten = !stripped(uri.path(), original.path()).is_some_and(|stripped| stripped.is_empty());
-    // If routers are nested, their result always counts: a stale original URI may look like a genuine one.
+    // If routers are nested, their result always counts, because a stale original URI can be equal to a genuine one.
     let is_routed = is_rewritten || request.extensions().get::<NestedPath>().is_some();
     let routed = if is_routed { Routed::of(request) } else { Routed::default() };
     let [uri, original] = uris(request);
@@ -68,8 +68,8 @@ fn authority(pieces: &mut Pieces, [uri, original]: [&Uri; 2], headers: &HeaderMa
         return hosts().for_each(|line| pieces.in_lower_case(Piece::Authority, &line));
     };
     pieces.in_lower_case(Piece::Authority, host);
-    // But a handler may read the header, so another host in it counts too. HTTP/2 has the authority in place of the
-    // header.
+    // But a handler may read the header, so another host in the header counts too. HTTP/2 has the authority in place of
+    // the header.
     let first = first.filter(|first| !hosts().any(|line| line.eq_ignore_ascii_case(first)));
     for other in first.map(Cow::Borrowed).into_iter().chain(hosts()) {
         if !other.eq_ignore_ascii_case(host) {
@@ -99,7 +99,7 @@ struct Routed {
 impl Routed {
     fn of(request: &mut Request) -> Self {
         let nested = request.extensions().get().cloned();
-        // The parameters are in the extensions, so this is ready at once.
+        // The parameters are in the extensions, so the extractor is ready at once.
         let parameters = request.extract_parts::<RawPathParams>().now_or_never().and_then(Result::ok);
         Self { nested, parameters }
     }

@@ -20,7 +20,7 @@ use crate::operate::entry_view::{EntryReport, EntryView, State};
 use crate::operate::masking::{visible, visible_json};
 use crate::operate::scan::Counts;
 
-/// How many entries of each state one answer contains, at most.
+/// The most entries of each state that one answer contains.
 const KEPT: usize = 1000;
 
 type Address = Result<Query<EntryQuery>, QueryRejection>;
@@ -180,7 +180,7 @@ fn purged(service: &Service<'_>, entry_view: &EntryView) -> Response {
     json(&Purged { store: service.store_name(), purged: true, entry })
 }
 
-/// A response for programs, and for the terminal on which an operator reads it.
+/// Returns a JSON response for programs, with escapes for the terminal on which an operator reads it.
 pub(super) fn json(value: &impl Serialize) -> Response {
     let text = serde_json::to_string(value).expect("names and values are text");
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], visible_json(&text)).into_response()

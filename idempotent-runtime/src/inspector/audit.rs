@@ -6,7 +6,7 @@ use crate::operate::entry_view::State;
 use crate::operate::masking::{masked, visible};
 
 /// The operator who makes the request. Your own authentication adds it to the request's extensions. The inspector
-/// rejects requests without one, and writes the name to the audit events.
+/// rejects requests without an operator, and writes the operator's name to the audit events.
 ///
 /// # Examples
 ///
@@ -28,18 +28,18 @@ use crate::operate::masking::{masked, visible};
 pub struct Operator(String);
 
 impl Operator {
-    /// An operator with this name.
+    /// Creates an operator with this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self(name.into())
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.0
     }
 }
 
-/// The operator's name for the log, always on one line.
+/// Returns the operator's name for the log, always on one line.
 fn name(operator: Option<&Operator>) -> String {
     line(operator.map(Operator::name))
 }

@@ -33,7 +33,7 @@ pub(super) struct HandlerReport {
     pub(super) in_flight: String,
     lease_ms: u64,
     pub(super) after_crash: &'static str,
-    /// `None`: the database's default.
+    /// `None` for the database's default.
     pub(super) isolation: Option<&'static str>,
     max_body: usize,
     stream: &'static str,
@@ -48,7 +48,7 @@ pub(super) struct HandlerReport {
     pub(super) location: String,
 }
 
-/// The statuses as text, such as `200-299, 409`.
+/// Returns the statuses as text, such as `200-299, 409`.
 fn statuses(cache: Cache<'_>) -> String {
     match cache {
         Cache::All => "all".to_owned(),

@@ -1,8 +1,8 @@
 //! The entries of the stores, for operators: one page of HTML, and JSON.
 //!
-//! It shows the annotated handlers and their policies, the number of keys in each state, the keys in flight, the keys
-//! with an expired lease, and the keys whose outcome is unknown. It can look up single keys. It never shows a body, and
-//! it shows complete keys only on request.
+//! The inspector shows the annotated handlers and their policies, the number of keys in each state, the keys in flight,
+//! the keys with an expired lease, and the keys whose outcome is unknown. It can look up single keys. The inspector
+//! never shows a body, and shows complete keys only on request.
 //!
 //! # Behind your own authentication
 //!
@@ -48,14 +48,14 @@
 //!
 //! # JSON
 //!
-//! All addresses are relative to the path of the router. `store` names a store of the registry; the default store is
-//! used without it. `limit` is the number of entries that are read, by default 10,000. `reveal=keys` shows complete
-//! keys. A member without a value is `null`. New members may be added. Characters that a terminal does not show are
-//! escaped, as JSON allows, so a program reads the original value.
+//! All addresses are relative to the path of the router. `store` names a store of the registry; without `store`, the
+//! default store is used. `limit` is the number of entries that are read, by default 10,000. `reveal=keys` shows
+//! complete keys. A member without a value is `null`. New members may be added. Characters that a terminal does not
+//! show are escaped, as JSON allows, so a program reads the original value.
 //!
 //! | request | parameters | answer |
 //! |---|---|---|
-//! | `GET /api/handlers` | | `handlers`: the policy of each |
+//! | `GET /api/handlers` | | `handlers`: the policy of each handler |
 //! | `GET /api/summary` | `store`, `limit`, `scope` | `store`, `stores`, `scanned`, `complete`, `all_claims`, `counts` by state, `scopes` with the counts of each, `purge_allowed`, `resolve_allowed`, `keys_are_digests` |
 //! | `GET /api/entries` | the same, `state`, `reveal` | `store`, `scanned`, `complete`, `all_claims`, `counts`, `entries`: at most 1,000 of each state as [`EntryReport`](crate::operate::EntryReport), claims the oldest first, records the newest, with at most 255 characters of each text: see `shortened` |
 //! | `GET /api/entries/{id}` | `store`, `limit`, `reveal` | `store`, `entry`, `consequence` of a purge, and what a purge or a resolution must `confirm` |
@@ -81,20 +81,20 @@
 //!
 //! An operator who has found out what happened to a request can resolve its claim, if the lease of the claim has
 //! expired. With `outcome=executed`, retries get the `status`, the `headers` (`name: value`, one on each line) and the
-//! text of `body`. They get it for `ttl`, by default the longest `ttl` of the handlers of the scope. With
+//! text of `body`. Retries get this response for `ttl`, by default the longest `ttl` of the handlers of the scope. With
 //! `outcome=not_executed`, the next retry runs the handler. See [`Registry::resolve`].
 //!
-//! A resolution must repeat the `confirm` of the entry that the operator looked at, and give a `reason`. The store
-//! itself compares the claim: if two operators resolve it at the same time, only one of them succeeds, and a claim that
-//! was renewed meanwhile is not changed (409 `changed` and `still_running`). A page of another site cannot send a
-//! resolution. Every requested resolution is an event of the target [`AUDIT_TARGET`].
+//! A resolution must repeat the `confirm` of the entry that the operator has read, and give a `reason`. The store
+//! itself compares the claim: if two operators resolve the claim at the same time, only one of them succeeds, and a
+//! claim that was renewed meanwhile is not changed (409 `changed` and `still_running`). A page of another site cannot
+//! send a resolution. Every requested resolution is an event of the target [`AUDIT_TARGET`].
 //!
 //! # Purging
 //!
-//! A purge must repeat the `confirm` of the entry that the operator looked at, so no other entry is purged. Only a change
-//! between the last check and the purge, one round trip of the store, is not noticed. A page of another site cannot send a
-//! purge. Every purge request, whether the entry is purged or not, and every display of complete keys is an event of the
-//! target [`AUDIT_TARGET`].
+//! A purge must repeat the `confirm` of the entry that the operator has read, so no other entry is purged. A change
+//! between the last check and the purge, which is one round trip to the store, is not detected. A page of another site
+//! cannot send a purge. Every purge request, whether the entry is purged or not, and every display of complete keys is
+//! an event of the target [`AUDIT_TARGET`].
 
 pub(crate) mod api;
 pub(crate) mod audit;
@@ -120,14 +120,15 @@ use crate::inspector::problem::Problem;
 pub use crate::operate::audit::AUDIT_TARGET;
 use crate::registry::Registry;
 
-/// The largest form: one with a response of the largest size that a handler records by default. A form may encode each
-/// byte of it as three bytes.
+/// The largest form, in bytes. It can contain a response of the largest size that a handler records by default. A form
+/// may encode each byte of the response as three bytes.
 const LARGEST_FORM: usize = 16 * 1024 * 1024;
 
-/// The name of the default store, where a name is needed.
+/// The name of the default store, for places that need a name.
 const DEFAULT_STORE: &str = "default";
 
-/// The read-only inspector of this registry. It answers only requests with an [`Operator`]: see [the module](self).
+/// Returns the router of a read-only inspector of this registry. The router answers only requests with an [`Operator`]:
+/// see [the module](self).
 pub fn router(registry: impl Borrow<Registry>) -> Router {
     Inspector::new(registry).router()
 }
@@ -155,7 +156,7 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// A read-only inspector of this registry.
+    /// Creates a read-only inspector of this registry.
     pub fn new(registry: impl Borrow<Registry>) -> Self {
         Self {
             registry: registry.borrow().clone(),
@@ -183,15 +184,15 @@ impl Inspector {
 
     /// Answers requests without an [`Operator`] too.
     ///
-    /// **Every client that reaches the router sees all entries**, can purge them with [`allow_purge`](Self::allow_purge), and can
-    /// resolve them with [`allow_resolve`](Self::allow_resolve). This is for routers that only operators reach, such as those of a
-    /// separate loopback listener.
+    /// **Every client that reaches the router sees all entries**, can purge them with
+    /// [`allow_purge`](Self::allow_purge), and can resolve them with [`allow_resolve`](Self::allow_resolve). Use this
+    /// option only for routers that only operators reach, such as those of a separate loopback listener.
     pub fn trust_everybody(mut self) -> Self {
         self.trusts_everybody = true;
         self
     }
 
-    /// The router. Nest it behind your own authentication, which adds the [`Operator`].
+    /// Returns the router. Nest it behind your own authentication, which adds the [`Operator`].
     pub fn router(self) -> Router {
         let inspector = Arc::new(self);
         Router::new()
@@ -215,7 +216,7 @@ impl From<Inspector> for Router {
     }
 }
 
-/// Rejects requests without an operator. Keeps every answer out of caches, frames and other sites.
+/// Rejects requests without an operator. Keeps all answers out of caches, frames and other sites.
 async fn guard(State(inspector): State<Arc<Inspector>>, request: Request, next: Next) -> Response {
     let mut response = if inspector.trusts_everybody || request.extensions().get::<Operator>().is_some() {
         next.run(request).await

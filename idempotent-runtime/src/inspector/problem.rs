@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::operate::masking::visible_json;
 use crate::store::error::StoreError;
 
-/// A stable code, and a text that says what would be right.
+/// A stable code, and a text that says what a correct request contains.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,
@@ -45,7 +45,7 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail)
     }
 
-    /// The outcome for the audit event.
+    /// Returns the outcome for the audit event.
     pub(super) fn outcome(&self) -> String {
         match self.code {
             "not_found" => "nothing_there".to_owned(),

@@ -30,7 +30,7 @@ pub(super) struct EntryQuery {
     reason: Option<String>,
 }
 
-/// The contents of a resolution, as they are received.
+/// The fields of a resolution, as they are received.
 #[derive(Clone, Default)]
 pub(super) struct Said {
     pub(super) outcome: Option<String>,
@@ -59,9 +59,9 @@ pub(super) struct Selection {
 /// Names one entry.
 #[derive(Clone)]
 pub(super) enum Target {
-    /// The key under which it was claimed, before the registry digests it.
+    /// The record key of the entry, before the registry digests the key.
     Key(RecordKey),
-    /// Its id, which must be searched for.
+    /// The id of the entry. To find the id, the inspector reads the entries of the store.
     Id(String),
 }
 
@@ -70,7 +70,7 @@ pub(super) const DEFAULT_LIMIT: usize = 10_000;
 pub(super) const LARGEST_LIMIT: usize = 1_000_000;
 
 impl EntryQuery {
-    /// Validates parameters from a URL. Logs and browser histories keep URLs, so keys are rejected there.
+    /// Validates parameters from a URL. Logs and browser histories keep URLs, so a URL with a key is rejected.
     pub(super) fn in_address(self) -> Result<Selection, Problem> {
         let is_said = [&self.outcome, &self.status, &self.headers, &self.body, &self.ttl, &self.reason];
         if is_said.into_iter().any(Option::is_some) {

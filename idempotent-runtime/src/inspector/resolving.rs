@@ -18,7 +18,7 @@ use crate::store::resolution::Resolved;
 impl Service<'_> {
     /// Resolves the claim that the operator saw, unless the claim has changed or its handler runs.
     ///
-    /// Every outcome is an audit event.
+    /// Logs an audit event, whatever the outcome.
     pub(super) async fn resolve(&self, target: &Target, headers: &HeaderMap) -> Result<EntryView, Problem> {
         let said = &self.selection.said;
         let audit = Resolving {

@@ -1,4 +1,5 @@
-//! What an operator can do with one store: list it, look up one key, purge it. See `resolving` for resolutions.
+//! The actions of an operator on one store: list its entries, look up one entry, purge an entry. See `resolving` for
+//! resolutions.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,11 +24,11 @@ use crate::store::entry::{DamagedEntry, Page};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 
-/// How long reading a store may take. After that, the entries that were read are shown as a part.
+/// How long reading a store may take. After this time, the page shows the entries that were read so far.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The same for the records, if all claims are known and no larger number of entries was requested. The first page may
-/// take longer.
+/// How long reading the records may take, if all claims are known and no larger number of entries was requested. The
+/// first page may take longer.
 const PATIENCE_FOR_RECORDS: Duration = Duration::from_millis(500);
 
 /// A change by an operator.
@@ -84,7 +85,7 @@ impl<'a> Service<'a> {
         let mut scan = Scan::new(self.selection.limit, keep).in_scope(self.selection.scope.clone());
         let deadline = Deadline::after(PATIENCE);
         while let Some((cursor, limit)) = scan.next_claims() {
-            // The claims that were not read are in the listing below too.
+            // The listing below contains the claims that were not read here.
             let Some(page) = deadline.bound(self.store.claims(cursor, limit)).await else { break };
             scan.add_claims(page.map_err(|error| Problem::of_store(&error))?, |scope| self.after_crash(scope));
         }
@@ -105,7 +106,7 @@ impl<'a> Service<'a> {
         Ok(scan)
     }
 
-    /// The entry with this key or id.
+    /// Returns the entry with this key or id.
     pub(super) async fn look_up(&self, target: &Target) -> Result<EntryView, Problem> {
         let found = match target {
             Target::Id(id) => self.find(id).await?,
@@ -128,7 +129,7 @@ impl<'a> Service<'a> {
 
     /// Purges the entry that the operator saw, unless it has changed.
     ///
-    /// Every outcome is an audit event.
+    /// Logs an audit event, whatever the outcome.
     pub(super) async fn purge(&self, target: &Target, headers: &HeaderMap) -> Result<EntryView, Problem> {
         let audit = audit::Purge {
             operator: self.operator,
@@ -154,7 +155,7 @@ impl<'a> Service<'a> {
         Ok(entry_view)
     }
 
-    /// The value that a purge or a resolution of the entry must repeat, if either is allowed.
+    /// Returns the value that a purge or a resolution of the entry must repeat, if one of them is allowed.
     pub(super) fn confirmation(&self, entry_view: &EntryView) -> Option<String> {
         let may_change = self.inspector.allows_purge || self.may_be_resolved(entry_view);
         may_change.then(|| entry_view.confirmation()).flatten()
@@ -172,7 +173,7 @@ impl<'a> Service<'a> {
         &self.inspector.registry
     }
 
-    /// The key as it is stored, or the id, as the request named it.
+    /// Returns the key as it is stored, or the id, depending on how the request names the entry.
     pub(super) fn named<'t>(&self, target: &'t Target) -> (Option<RecordKey>, Option<&'t str>) {
         match target {
             Target::Key(key) => (Some(self.stored(key)), None),
@@ -224,7 +225,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// The key as the registry stores it.
+    /// Returns the key as the registry stores it.
     fn stored(&self, key: &RecordKey) -> RecordKey {
         self.inspector.registry.at_rest().key(key)
     }
@@ -289,7 +290,8 @@ fn unpurgeable() -> Problem {
     )
 }
 
-/// Whether a browser sends the request for a page of another site. Clients that are not browsers send neither header.
+/// Returns whether a browser sends the request for a page of another site. Clients that are not browsers usually send
+/// neither header.
 fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
     let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {

@@ -6,7 +6,7 @@ use crate::policy::Policy;
 use crate::record::headers::has_cross_origin_left_out;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-/// Logged once for a layer and its clones.
+/// Logs the warning once for a layer and its clones.
 #[derive(Default)]
 pub(super) struct CrossOriginWarning {
     is_logged: AtomicBool,

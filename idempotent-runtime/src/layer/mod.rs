@@ -39,61 +39,65 @@ use crate::request::response_mark::{failed, is_of_another_guard, not_called, wit
 use crate::request::run::run;
 use crate::sync::{Mutex, lock};
 
-/// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one handler.
+/// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one
+/// handler.
 ///
-/// An annotated handler beneath a layer keeps its own policy: it is written and reviewed there. It can name the caller,
-/// another key, or what a retry must repeat. If the handler's own guard takes a request, the layer keeps
-/// duplicates out meanwhile and records nothing. Nothing is recorded twice, and no layer of another scope weakens the
-/// policy of a handler.
+/// An annotated handler beneath a layer keeps its own policy, because that policy is written and reviewed together with
+/// the handler. The policy can name the caller, another key, or the content that a retry must repeat. If the handler's
+/// own guard takes a request, the layer meanwhile keeps duplicates out, and records nothing. Nothing is recorded twice,
+/// and no layer of another scope weakens the policy of a handler.
 ///
 /// # Scopes
 ///
-/// Give layers and handlers different scopes. [`Registry::install`] compares the scopes of handlers, not those of layers.
+/// Give layers and handlers different scopes. [`Registry::install`] compares the scopes of handlers, not those of
+/// layers.
 ///
-/// If several guards around a request have the same scope, caller and key, only the outermost one claims, whatever guards are
-/// in between. The inner guards run under its claim, policy and store, and each retry gets its record. One claim allows one
-/// execution. If something between two such guards sends the request on twice, for instance a middleware that retries or
-/// hedges, the handler does not run a second time: the second one gets 409 `in_flight`, and a WARN is logged. If the outer
-/// guard receives that 409, it does not record it, and the claim ends as after a crash, by `after_crash`. So put such a
-/// middleware around the outermost guard.
+/// If several guards around a request have the same scope, caller and key, only the outermost one claims, whatever
+/// guards are in between. The inner guards run under its claim, policy and store, and each retry gets its record. One
+/// claim allows one execution. If something between two such guards sends the request on twice, for instance a
+/// middleware that retries or hedges, the handler does not run a second time: the second request gets 409 `in_flight`,
+/// and a WARN is logged. If the outer guard receives that 409, the guard does not record it, and the claim ends as
+/// after a crash, by `after_crash`. So put such a middleware around the outermost guard.
 ///
-/// A handler that takes a `Tx` cannot record under the claim of another guard: it answers 500 `transaction_failed` and does
-/// not run.
+/// A handler that takes a `Tx` cannot record under the claim of another guard: the request gets 500
+/// `transaction_failed`, and the handler does not run.
 ///
 /// [`Idempotency`](crate::Idempotency) describes the claim under which a handler runs, and records its steps under that
 /// claim: the claim of the handler's own key, or else the claim of the nearest layer around it.
 ///
 /// # Differences from an annotated handler
 ///
-/// - The layer claims the key before anything beneath it sees the request, including authentication. So put the layer beneath
-///   the authentication, and name the [`caller`](Self::caller). Without a caller, another user's key is rejected if the users
-///   have different [credentials](crate::RegistryBuilder::credential_headers).
-/// - Responses of extractors, fallbacks and layers beneath it are recorded like those of handlers.
+/// - The layer claims the key before anything beneath it sees the request, including authentication. So put the layer
+///   beneath the authentication, and name the [`caller`](Self::caller). Without a caller, another user's key is
+///   rejected if the users have different [credentials](crate::RegistryBuilder::credential_headers).
+/// - Responses of extractors, fallbacks and layers beneath the layer are recorded like those of handlers.
 /// - The body of a keyed request is read into memory before it is passed on, up to
 ///   [`max_request_body`](Self::max_request_body); a longer body gets 413. The limits beneath the layer apply
 ///   afterwards, as to a request without a key. With [`without_fingerprint`](crate::PolicyBuilder::without_fingerprint)
 ///   the body is not read.
-/// - A keyed request has no `Accept-Encoding` beneath the layer, so that no record is compressed for one client. A compression
-///   around the layer compresses replays too.
-/// - A response with `Access-Control-*` is recorded without these headers, because a retry may come from another origin: put
-///   CORS around the layer, or name the headers in [`keep_headers`](crate::PolicyBuilder::keep_headers). The first such
-///   response logs a WARN.
+/// - A keyed request has no `Accept-Encoding` beneath the layer, so that no record is compressed for one client. A
+///   compression around the layer compresses replays too.
+/// - A response with `Access-Control-*` is recorded without these headers, because a retry may come from another
+///   origin: put CORS around the layer, or name the headers in [`keep_headers`](crate::PolicyBuilder::keep_headers).
+///   The first such response logs a WARN.
 /// - The layer is always ready. It waits until the service beneath it is ready when it calls that service, so a replay,
-///   a rejection and a duplicate that waits hold no permit of a concurrency limit beneath it. A request that waits for
-///   such a permit holds its key. To reject requests under load, put the limit and the load shedding around the layer.
-///   If the service fails to become ready, nothing has run, and the key is free.
+///   a rejection and a duplicate that waits hold no permit of a concurrency limit beneath the layer. A request that
+///   waits for such a permit holds its key. To reject requests under load, put the limit and the load shedding around
+///   the layer. If the service fails to become ready, nothing has run, and the key is free.
 /// - If the policy is [`required`](crate::PolicyBuilder::required), the order decides what a request without a key gets
 ///   if no route takes it: see the guide's page [`layer`](crate::guide::layer#required).
 /// - A layer *beneath* it, such as a timeout, may drop the service's future. This ends the handler in the middle of its
 ///   work, and the response of that layer counts as the handler's. Put such layers around the `IdempotencyLayer`: then
 ///   they cannot stop the service. A handler with its own guard beneath the layer continues; if that guard has the same
 ///   scope, the claim lasts until that handler ends. If a response that the handler's policy records does not reach the
-///   layer, and the layer records no other one, the claim ends as after a crash.
-/// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If it returns
-///   the response as it is, the handler's guard records it. If it makes a response itself, or returns the response to a request
-///   with another key, the layer records that one. It records no rejection of a guard beneath it, whatever the key, unless the
-///   middleware makes a new response of the rejection.
-/// - If the service answers with an error, which axum's services never do, the claim ends as that of a handler that panics.
+///   layer, and the layer records no other response, the claim ends as after a crash.
+/// - A middleware or a forwarding handler between the layer and a handler's own guard runs for each attempt. If this
+///   code returns the response as it is, the handler's guard records the response. If this code makes a response
+///   itself, or returns the response to a request with another key, the layer records that response. The layer records
+///   no rejection of a guard beneath it, whatever the key, unless the middleware makes a new response from the
+///   rejection.
+/// - If the service answers with an error, which axum's services never do, the claim ends like the claim of a handler
+///   that panics.
 ///
 /// # Examples
 ///
@@ -130,7 +134,8 @@ impl fmt::Debug for IdempotencyLayer {
 }
 
 impl IdempotencyLayer {
-    /// A layer with this policy. It uses the registry of a [`Registry::layer`] around it, or the installed one.
+    /// Creates a layer with this policy. The layer uses the registry of a [`Registry::layer`] around it, or the
+    /// installed one.
     pub fn new(policy: Policy) -> Self {
         let policy = Arc::new(policy);
         #[cfg(any(feature = "operate", feature = "testing"))]
@@ -146,15 +151,16 @@ impl IdempotencyLayer {
         }
     }
 
-    /// Uses this registry, whatever other registries there are.
+    /// Uses this registry, even if there is another registry around the layer or an installed one.
     #[must_use]
     pub fn with_registry(mut self, registry: Registry) -> Self {
         self.registry = Some(registry);
         self
     }
 
-    /// Names the caller of each request from its head, instead of the registry's function, with the rules of
-    /// [`RegistryBuilder::caller`](crate::RegistryBuilder::caller). If it returns `None`, the registry's function is asked.
+    /// Sets the function that names the caller of each request from its head, instead of the registry's function, with
+    /// the rules of [`RegistryBuilder::caller`](crate::RegistryBuilder::caller). If the function returns `None`, the
+    /// registry's function is called.
     ///
     /// # Examples
     ///
@@ -178,7 +184,8 @@ impl IdempotencyLayer {
         self
     }
 
-    /// Takes the key of each request from its head, instead of the policy's header. `None` means that the request has no key.
+    /// Sets the function that returns the key of each request from its head, instead of the policy's header. `None`
+    /// means that the request has no key.
     ///
     /// # Examples
     ///
@@ -195,11 +202,13 @@ impl IdempotencyLayer {
         self
     }
 
-    /// The largest body of a keyed request, in bytes: it is read into memory before the key is claimed, and a larger one gets 413.
+    /// Sets the largest body of a keyed request, in bytes. The body is read into memory before the key is claimed, and
+    /// a request with a larger body gets 413.
     ///
-    /// By default it is axum's [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit) if that is around the layer and is not
-    /// axum's own 2 MiB; else 64 MiB. The layer cannot see the limits of the routes beneath it, so name the largest of them here if
-    /// it is larger, or to spend less memory if all of them are smaller.
+    /// The default is axum's [`DefaultBodyLimit`](axum::extract::DefaultBodyLimit) if that limit is around the layer
+    /// and is not axum's own 2 MiB; otherwise 64 MiB. The layer cannot see the limits of the routes beneath it. So set
+    /// the largest of these limits here if it is larger than the default, or if all of them are smaller and you want to
+    /// use less memory.
     ///
     /// # Examples
     ///
@@ -255,7 +264,8 @@ where
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response, S::Error>>;
 
-    /// Always ready: most answers need no call of the service, and a waiting request must not hold its permit.
+    /// Is always ready: most answers need no call of the service, and a waiting request must not hold a permit of the
+    /// service.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -311,7 +321,7 @@ impl IdempotencyLayer {
         error.map_or(Ok(response), Err)
     }
 
-    /// Returns the gate of a request that has a key or needs one; `None` if the request passes unguarded.
+    /// Returns the gate of a request that has a key or needs one. Returns `None` if the request passes unguarded.
     async fn gate(&self, request: &mut Request) -> Option<(Gate, Arc<Execution>)> {
         let policy = &self.policy;
         if !policy.guards(request.method()) {

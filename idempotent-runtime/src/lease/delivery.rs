@@ -1,10 +1,11 @@
 //! Delivers a batch of renewals to a runtime that is alive.
 //!
 //! A store's connections belong to the runtime that opened them. This is usually the runtime in which the key was
-//! claimed, so that runtime is tried first. It is called from outside, which wakes one of its threads even if others
-//! are blocked. The renewal may not begin: all threads of the runtime are blocked, no thread drives it, or it has
-//! ended. Then another runtime of the process renews, and finally a thread of the library. Each store has its own
-//! thread for this: if a store blocks its thread, the leases of the other stores are still renewed.
+//! claimed, so that runtime is tried first. The renewal is spawned from outside of that runtime, which wakes one of its
+//! threads even if others are blocked. If the renewal does not begin, all threads of the runtime are blocked, no thread
+//! drives the runtime, or the runtime has ended. Then another runtime of the process renews, and finally a thread of
+//! the library. Each store has its own thread for this: if a store blocks its thread, the leases of the other stores
+//! are still renewed.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ pub(super) use crate::lease::delivery::checked::*;
 #[cfg(not(all(test, shuttle)))]
 pub(super) use crate::lease::delivery::real::*;
 
-/// What is delivered to a runtime.
+/// The renewals that are delivered to a runtime.
 pub(super) trait Renewing: Send + Sync + 'static {
     fn runtimes(&self) -> &Runtimes;
 
@@ -57,8 +58,8 @@ mod real {
         last_resorts: Mutex<HashMap<usize, LastResort>>,
     }
 
-    /// A thread that renews the leases of one store if no runtime of the application does. It lives until this value is
-    /// dropped, because connections that the store opens belong to it.
+    /// A thread that renews the leases of one store if no runtime of the application does. The thread lives until this
+    /// value is dropped, because connections that the store opens belong to its runtime.
     struct LastResort {
         runtime: Handle,
         _ends: oneshot::Sender<()>,
@@ -105,7 +106,7 @@ mod real {
             Ok(runtime)
         }
 
-        /// The runtimes in the order in which they are tried.
+        /// Returns the runtimes in the order in which they are tried.
         fn candidates(&self, own: Option<Handle>) -> impl Iterator<Item = Handle> {
             let own_id = own.as_ref().map(Handle::id);
             let other = lock(&self.last).clone().filter(|other| Some(other.id()) != own_id);
@@ -113,8 +114,8 @@ mod real {
         }
     }
 
-    /// Renews leases of one store and one runtime. Returns when the store was asked to renew each of them, or when they
-    /// must be delivered again.
+    /// Renews leases of one store and one runtime. Returns when the leases were renewed, or when the last attempt to
+    /// renew them has ended.
     pub(in super::super) async fn deliver<R: Renewing>(renewing: &Arc<R>, leases: Vec<Arc<Lease>>) {
         let Some(first) = leases.first() else { return };
         let (store, own) = (first.store.clone(), first.runtime.clone());
@@ -141,8 +142,8 @@ mod real {
                 renewing.runtimes().did_not_begin(&runtime);
                 continue;
             }
-            // The store has 5/12 of the lease to answer. The runtime may have blocked since; a second renewal does no
-            // harm.
+            // The store has 5/12 of the lease to answer. The runtime may have become blocked meanwhile. A second
+            // renewal does no harm.
             if matches!(timeout(shortest / 2, is_done).await, Ok(Ok(()))) {
                 return;
             }

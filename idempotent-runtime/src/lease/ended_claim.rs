@@ -4,26 +4,28 @@ use std::time::Duration;
 
 use crate::sync::tokio::time::Instant;
 
-/// The lifetime of a step that should have expired: not zero, which is no lifetime for some stores.
+/// The lifetime of a step that should already have expired. It is not zero, because some stores do not accept zero as a
+/// lifetime.
 const SHORTEST_LIFE: Duration = Duration::from_millis(1);
 
-/// With less than this left, the next call would come too late.
+/// If less time than this is left, the next call to the store would come too late.
 const SHORTEST_LEFT: Duration = Duration::from_millis(20);
 
-/// Stores count in milliseconds.
+/// The rounding of lifetimes: stores count in milliseconds.
 const ROUNDING: Duration = Duration::from_millis(2);
 
 /// The end of a claim whose handler has taken steps.
 #[derive(Clone, Copy)]
 pub(super) struct EndedClaim {
-    /// Not later than the moment from which the store counts the ttl of the record.
+    /// The end of the claim. Not later than the moment from which the store counts the ttl of the record.
     since: Instant,
     pub(super) ttl: Duration,
     has_record: bool,
 }
 
 impl EndedClaim {
-    /// A claim that has just ended: with a record that was sent then, or without one.
+    /// Creates the end of a claim that has ended with a record that was first sent at `record_sent_at`, or has just
+    /// ended without a record.
     pub(super) fn new(record_sent_at: Option<Instant>, ttl: Duration) -> Self {
         match record_sent_at {
             Some(sent_at) => Self::with_record(sent_at, ttl),
@@ -31,21 +33,22 @@ impl EndedClaim {
         }
     }
 
-    /// A claim that has ended with a record, which lives for `ttl` from `since` or longer.
+    /// Creates the end of a claim with a record. The record lives for `ttl` from `since`, or longer.
     pub(super) fn with_record(since: Instant, ttl: Duration) -> Self {
         Self { since, ttl, has_record: true }
     }
 
-    /// How long a step lives from now on. A retry gets the record while there is one, so a step may expire earlier than the
-    /// record, and must not expire later: the next execution would find it. So the store may apply this lifetime later,
-    /// by the time that one call may take, or by half of what is left.
+    /// Returns how long a step lives from now on. A step may expire earlier than the record, because a retry gets the
+    /// record while the record exists. A step must not expire later than the record, because the next execution would
+    /// get the step's result. The store may apply the lifetime with a delay, so the lifetime before a record's end is
+    /// shorter by the time that one call may take, or by half of the remaining time if that is less.
     pub(super) fn life_of_step(&self, limit: Duration) -> Duration {
         let left = self.ttl.saturating_sub(self.since.elapsed());
         let reserve = if self.has_record { limit.min(left / 2) } else { Duration::ZERO };
         if left > SHORTEST_LEFT { left.saturating_sub(reserve) } else { SHORTEST_LIFE }
     }
 
-    /// Whether a step may expire later than the record, if the store has given it this lifetime by now.
+    /// Returns whether a step may expire later than the record, if the store has applied this lifetime by now.
     pub(super) fn is_outlived_by(&self, life: Duration) -> bool {
         let since_end = self.since.elapsed().saturating_add(life).saturating_add(ROUNDING);
         self.has_record && life > SHORTEST_LIFE && since_end > self.ttl
@@ -56,7 +59,7 @@ impl EndedClaim {
 mod tests {
     use super::*;
 
-    /// For each part of the ttl that may have passed, and each limit of a call; in milliseconds.
+    /// Each pair is the part of the ttl that has passed and the limit of one call, both in milliseconds.
     #[test]
     fn lifetime_of_a_step_ends_before_its_record() {
         let ttl = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! The claims that this process holds, and their renewal.
 //!
 //! ```text
-//! LeaseRenewer: leases by due time and by key ──a thread of the library──▶ batches ──deliver──▶ a live runtime ──▶ the store
+//! LeaseRenewer: leases by due time and by key ──library thread──▶ batches ──deliver──▶ a live runtime ──▶ the store
 //! ```
 
 pub(crate) mod delivery;

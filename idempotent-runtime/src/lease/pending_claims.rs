@@ -10,7 +10,8 @@ use crate::key::RecordKey;
 use crate::sync::KeyHasher;
 use crate::sync::tokio::sync::watch;
 
-// Keys share the counts. When a handler ends in this rare way, it also waits for claims of keys with the same count.
+// Keys share the counts. A handler that ends in this rare way also waits for the pending claims of other keys with the
+// same count.
 const COUNTS: usize = 64;
 
 /// The number of pending claims of the keys that share this count.

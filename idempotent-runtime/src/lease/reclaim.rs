@@ -1,6 +1,6 @@
 //! Ends a claim, and claims its key again if the store has forgotten the claim because its `ttl` expired, an operator
-//! purged it, or the store was emptied. The handler still runs, so its key is not free: only another process can have
-//! it.
+//! purged it, or the store was emptied. The handler still runs, so this process does not consider its key free: only
+//! another process can have the key.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::sync::lock;
 use crate::sync::tokio::sync::RwLockWriteGuard;
 use crate::sync::tokio::time::Instant;
 
-/// How often one call may find the claim forgotten, or taken by another request of this process. A store that forgets
-/// each claim at once keeps no record either.
+/// How often one call may find that the claim is forgotten, or that another request of this process has it. A store
+/// that forgets each claim at once keeps no record either.
 const MOST_TRIES: u32 = 3;
 
 impl Lease {
@@ -44,8 +44,8 @@ impl Lease {
         }
     }
 
-    /// Waits until no claim of the key is pending in this process, or one was handed over. Returns false if none was
-    /// pending.
+    /// Waits until no claim of the key is pending in this process, or until a claim was handed over. Returns false if
+    /// no claim was pending.
     async fn pending_claims_ended(&self, hand_overs: u32) -> bool {
         let Some(mut pending) = self.pending_claims.as_ref().map(Count::subscribe) else { return false };
         if *pending.borrow() == 0 {
@@ -69,7 +69,7 @@ impl Lease {
 
     /// Frees the key, if the claim still exists.
     pub(crate) async fn release(&self) -> Result<Held, StoreError> {
-        // Otherwise a running renewal would find no claim, and claim the key again.
+        // Without this wait, a running renewal would find no claim, and would claim the key again.
         let _renewing = self.after_renewals().await;
         // If a record was sent, the store has rejected it.
         lock(&self.state).record_sent_at = None;
@@ -91,7 +91,7 @@ impl Lease {
         self.end(|token| self.store.renew(&self.key, token, Duration::ZERO)).await
     }
 
-    /// Renews the lease; [`Held::No`] if the claim is lost or has ended.
+    /// Renews the lease. Returns [`Held::No`] if the claim is lost or has ended.
     pub(crate) async fn confirm(&self) -> Result<Held, StoreError> {
         // The lock is exclusive while renewals must stop: a renewal now would revive the lease. This call shares the
         // lock with the renewals, because the handler may not poll this future for longer than the lease, and the
@@ -134,7 +134,7 @@ impl Lease {
             Held::No if self.may_reclaim(token) => {
                 let held = self.reclaim(token).await?;
                 if held == Held::Yes && !self.has_reclaimed() {
-                    // The handler has ended meanwhile, and did not know of this claim.
+                    // The handler has ended meanwhile, and its end did not include this claim.
                     if self.store.release(&self.key, token).await.is_err() {
                         self.store.give_back(&self.key, &ClaimRequest { token, ..self.request });
                     }

@@ -27,11 +27,11 @@ use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, clock_is_paused, lock, on_own_thread, tokio};
 
-/// Keeps the leases of one registry alive. Its thread ends when this is dropped.
+/// Keeps the leases of one registry alive. Its thread ends when this value is dropped.
 #[derive(Default)]
 pub(crate) struct LeaseRenewer(Arc<Shared>);
 
-/// Keeps one lease alive until this is dropped.
+/// Keeps one lease alive until this value is dropped.
 pub(crate) struct KeptLease {
     pub(super) renewer: Arc<LeaseRenewer>,
     pub(super) lease: Arc<Lease>,
@@ -47,7 +47,7 @@ impl std::ops::Deref for KeptLease {
 }
 
 impl KeptLease {
-    /// The lease, for tasks that may live longer than the claim.
+    /// Returns the lease for tasks that may live longer than the claim.
     pub(crate) fn share(&self) -> Arc<Lease> {
         Arc::clone(&self.lease)
     }
@@ -148,7 +148,7 @@ impl LeaseRenewer {
         Some(running)
     }
 
-    /// The handler that has claimed this key and still runs in this process, if there is one.
+    /// Returns the handler that has claimed this key and still runs in this process, if there is one.
     pub(crate) fn running(
         &self,
         store: &StoreHandle,
@@ -167,7 +167,7 @@ impl Drop for LeaseRenewer {
     }
 }
 
-/// Starts the thread. Returns whether it runs; if it cannot be started, the next lease tries again.
+/// Starts the thread. Returns whether the thread runs. If the thread cannot be started, the next lease tries again.
 fn start(shared: &Arc<Shared>) -> bool {
     match on_own_thread("idempotent-leases", run(Arc::clone(shared))) {
         Ok(_) => true,
@@ -215,12 +215,12 @@ async fn renew_on_paused_clock(shared: Arc<Shared>, lease: Arc<Lease>) {
 /// Renews leases of one store, and lets the next batch of that store follow.
 async fn renew(shared: Arc<Shared>, Batch { leases: batch, is_alone }: Batch) {
     let Some(first) = batch.first().cloned() else { return };
-    // It is dropped with the task, even if a store panics.
+    // This value is dropped with the task, even if a store panics.
     let _under_way = UnderWay { shared: Arc::clone(&shared), first, is_alone };
     deliver(&shared, batch).await;
 }
 
-/// While it exists, the next batch of its group waits.
+/// While this value exists, the next batch of its group waits.
 struct UnderWay {
     shared: Arc<Shared>,
     first: Arc<Lease>,
@@ -249,7 +249,7 @@ impl Renewing for Shared {
 impl Shared {
     /// Renews these leases, which are all of one store.
     async fn renew_all(&self, batch: Vec<Arc<Lease>>) {
-        // An end of the claim that is in progress holds the lock exclusively: then there is nothing to renew.
+        // If the end of a claim is in progress, it holds the lock exclusively. Such a claim needs no renewal.
         let held: Vec<_> =
             batch.iter().filter_map(|lease| lease.renewing.try_read().ok().map(|guard| (lease, guard))).collect();
         let (leases, renewals): (Vec<_>, Vec<_>) = held
@@ -310,8 +310,8 @@ impl Shared {
         }
     }
 
-    /// Wakes the thread if it would sleep for too long. A lease whose batch must wait is handled when the running batch
-    /// has ended.
+    /// Wakes the thread if it would sleep for too long. If the lease must wait for a running batch, the end of that
+    /// batch wakes the thread.
     fn wake(&self, leases: &mut Leases, lease: &Lease, due: Instant) {
         if leases.wakes_at.is_none_or(|wakes_at| due < wakes_at) && leases.schedule.may_go(lease) {
             leases.wakes_at = Some(due);

@@ -12,13 +12,13 @@ use crate::store::handle::StoreHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{KeyHasher, RuntimeId, lock};
 
-/// How many leases one call of a store renews, at most.
+/// The most leases that one call of a store renews.
 const BATCH: usize = 256;
 
-/// How many leases are examined, at most, while the lock is held. The others are examined when a batch has ended.
-const LOOKED_AT: usize = 16 * BATCH;
+/// The most leases that are examined while the lock is held. The others are examined when a batch has ended.
+const MOST_EXAMINED: usize = 16 * BATCH;
 
-/// How many leases of one store are renewed alone at the same time, beside its batch.
+/// The most leases of one store that are renewed alone at the same time, beside its batches.
 const ALONE: usize = 4;
 
 /// When each lease of a registry is renewed, and which leases are renewed together.
@@ -53,7 +53,7 @@ struct OfStore {
 }
 
 impl Schedule {
-    /// The leases of a store; there are few stores.
+    /// Returns the leases of a store. The search is linear, because there are few stores.
     fn of(&mut self, store: &StoreHandle) -> &mut OfStore {
         let index = self.of_stores.iter().position(|leases| leases.store.is(store)).unwrap_or_else(|| {
             self.of_stores.push(OfStore {
@@ -90,7 +90,7 @@ impl Schedule {
         }
     }
 
-    /// The newest lease with this key that has not ended.
+    /// Returns the newest lease with this key that has not ended.
     pub(super) fn running(&self, store: &StoreHandle, key: &RecordKey) -> Option<Arc<Lease>> {
         let leases = self.of_stores.iter().find(|leases| leases.store.is(store))?;
         leases.by_key.get(key)?.iter().rev().find(|lease| lease.is_running()).cloned()
@@ -109,18 +109,18 @@ impl Schedule {
         batches
     }
 
-    /// When the next lease can be sent. Leases that wait for the answer of their store are examined again when the
-    /// answer has come.
+    /// Returns when the next lease can be sent. Leases that wait for the answer of their store are examined again when
+    /// the answer has come.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.of_stores.iter().filter_map(OfStore::next_due).min()
     }
 
-    /// Whether the lease can be sent: nothing of its store is in flight that it must wait for.
+    /// Returns whether the lease can be sent: its store has no renewal in flight that the lease must wait for.
     pub(super) fn may_go(&mut self, lease: &Lease) -> bool {
         self.of(&lease.store).may_go(lease)
     }
 
-    /// The store has answered the batch whose first lease is `first`.
+    /// Notes that the renewal of the batch whose first lease is `first` has ended.
     pub(super) fn returned(&mut self, first: &Lease, is_alone: bool) {
         let of_store = self.of(&first.store);
         if is_alone {
@@ -130,7 +130,7 @@ impl Schedule {
         }
     }
 
-    /// Moves the lease to another time, if it is still kept.
+    /// Moves the lease to another time, if the lease is still kept. Returns whether it is kept.
     pub(super) fn place_again(&mut self, lease: &Arc<Lease>, due: Instant) -> bool {
         let is_kept = lock(&lease.slot).is_some();
         if is_kept {
@@ -159,7 +159,7 @@ impl OfStore {
     fn take_due(&mut self, now: Instant) -> Vec<Batch> {
         let mut alone = Vec::new();
         let mut together = HashMap::<Group, Vec<Arc<Lease>>>::new();
-        for (_, lease) in self.by_due.range(..=(now, u64::MAX)).take(LOOKED_AT) {
+        for (_, lease) in self.by_due.range(..=(now, u64::MAX)).take(MOST_EXAMINED) {
             let group = group(lease);
             if lease.is_alone.load(Ordering::Relaxed) {
                 if self.alone < ALONE {
@@ -179,7 +179,7 @@ impl OfStore {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.by_due.iter().take(LOOKED_AT).find(|(_, lease)| self.may_go(lease)).map(|(&(due, _), _)| due)
+        self.by_due.iter().take(MOST_EXAMINED).find(|(_, lease)| self.may_go(lease)).map(|(&(due, _), _)| due)
     }
 
     fn may_go(&self, lease: &Lease) -> bool {
@@ -187,9 +187,10 @@ impl OfStore {
     }
 }
 
-/// A fraction of `whole` for each number, such that consecutive numbers are far apart: multiples of the golden ratio.
+/// Returns a fraction of `whole` for each number. The fractions of consecutive numbers are far apart, because they are
+/// multiples of the golden ratio.
 fn spread(whole: Duration, number: u64) -> Duration {
     let part = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    // In two steps, because the product of both would overflow.
+    // The division comes first, because the product of both would overflow.
     (whole / 4096) * u32::try_from(part >> 20).unwrap_or_default()
 }

@@ -29,16 +29,16 @@ pub(crate) struct Lease {
     pub(super) state: Mutex<LeaseState>,
     /// Claims of different requests that were made while the store had forgotten this one. They must be released.
     pub(super) others: Mutex<Vec<Token>>,
-    /// Its place in the schedule. It is changed only under the lock of the renewer.
+    /// The place of the lease in the schedule. The place is changed only under the lock of the renewer.
     pub(super) slot: Mutex<Option<Slot>>,
     /// The steps that this attempt has recorded, or whose results it has read.
     pub(super) steps: Mutex<Vec<RecordKey>>,
     /// Held while a renewal, or the end of the claim, sets how long the steps live.
     pub(super) extending_steps: tokio::sync::Mutex<()>,
     pub(super) is_counted_as_lost: AtomicBool,
-    /// Whether the last batch that contained it got no answer in time.
+    /// Whether the last batch that contained this lease got no answer in time. Such a lease is renewed alone.
     pub(super) is_alone: AtomicBool,
-    /// Renewals share this lock, because one may be stuck on a blocked runtime while another one does its work.
+    /// Renewals share this lock, because one renewal may be stuck on a blocked runtime while another one replaces it.
     /// Operations that must come after the renewals take it exclusively.
     pub(super) renewing: tokio::sync::RwLock<()>,
     /// The runtime in which the key was claimed.
@@ -59,10 +59,10 @@ pub(super) struct LeaseState {
     /// How often this handler got a new claim of its key: from another request of this process, which handed its claim
     /// over, or from a renewal.
     pub(super) hand_overs: u32,
-    /// When the last successful claim or renewal was sent. Its lease began then, or later.
+    /// When the last successful claim or renewal was sent. The lease of that call began then, or later.
     pub(super) confirmed_at: Instant,
-    /// How long the steps of the handler live after its end. `None` if it has not begun any: no step must know when the
-    /// claim has ended.
+    /// How long the steps of the handler live after its end. `None` if the handler has not begun a step: then no step
+    /// depends on the end of the claim.
     pub(super) ttl_of_steps: Option<Duration>,
     /// When the record was first sent to the store. If the answer is lost, the record's ttl may have begun then.
     pub(super) record_sent_at: Option<Instant>,
@@ -71,8 +71,8 @@ pub(super) struct LeaseState {
 }
 
 impl LeaseState {
-    /// Whether the claim is lost if a renewal with this token finds none. A claim that is ending may already be gone:
-    /// the answer to its end is on its way, or was lost.
+    /// Returns whether the claim is lost if a renewal with this token finds no claim. A claim whose end was sent may
+    /// already be gone from the store, because the answer to the end is on its way or was lost.
     fn is_renewed_by(&self, token: Token) -> bool {
         self.phase == Phase::Held && self.token == token && self.may_change_hands && !self.is_ending
     }
@@ -132,7 +132,7 @@ impl Lease {
         lock(&self.state).token
     }
 
-    /// From now on, no other claim is accepted, because there is no response to record. Returns whether other requests have
+    /// Accepts no other claim from now on, because there is no response to record. Returns whether other requests have
     /// claimed the key so far: the outcome of their executions may be unknown.
     pub(crate) fn has_changed_hands_for_good(&self) -> bool {
         let mut state = lock(&self.state);
@@ -149,8 +149,8 @@ impl Lease {
         }
     }
 
-    /// Whether the store's answer to the end of the claim is final. `hand_overs` is the number of hand-overs when the
-    /// call was sent. If the answer is final, no further claim is handed over.
+    /// Returns whether the store's answer to the end of the claim is final. `hand_overs` is the number of hand-overs
+    /// when the call was sent. If the answer is final, no further claim is handed over.
     pub(super) fn is_over(&self, hand_overs: u32, held: Held) -> bool {
         let mut state = lock(&self.state);
         let is_over = held == Held::Yes || state.hand_overs == hand_overs;
@@ -192,15 +192,15 @@ impl Lease {
         lock(&self.state).phase != Phase::Over
     }
 
-    /// Whether the key may be claimed again after the store has forgotten the claim: the handler may still have
-    /// something to record.
+    /// Returns whether the key may be claimed again after the store has forgotten the claim: the handler may still have
+    /// a response to record.
     pub(super) fn may_reclaim(&self, token: Token) -> bool {
         let state = lock(&self.state);
         state.is_renewed_by(token)
     }
 
-    /// Notes that a renewal has claimed the key again, so that an end that found the key taken checks again. Returns
-    /// false if the handler has already ended.
+    /// Notes that a renewal has claimed the key again. An end of the claim that found the key taken is then sent again.
+    /// Returns false if the handler has already ended.
     pub(super) fn has_reclaimed(&self) -> bool {
         let mut state = lock(&self.state);
         let is_running = state.phase != Phase::Over;
@@ -213,19 +213,20 @@ impl Lease {
         state.confirmed_at = state.confirmed_at.max(asked_at);
     }
 
-    /// Whether the lease has expired by this process's clock, so that another process may run.
+    /// Returns whether the lease has expired by this process's clock, so that another process may run the handler.
     pub(crate) fn is_known_to_be_over(&self) -> bool {
         let confirmed_at = lock(&self.state).confirmed_at;
         confirmed_at.elapsed() > self.length
     }
 
-    /// The token with which to renew the claim; `None` if the claim needs no renewal.
+    /// Returns the token with which to renew the claim. Returns `None` if the claim needs no renewal.
     pub(super) fn token_to_renew(&self) -> Option<Token> {
         let state = *lock(&self.state);
         (state.phase == Phase::Held).then_some(state.token)
     }
 
-    /// Marks the claim with this token as lost. Returns whether it is.
+    /// Marks the claim as lost because a renewal with this token found no claim. Returns false if that renewal proves
+    /// no loss: then nothing is marked.
     pub(super) fn has_lost(&self, token: Token) -> bool {
         let mut state = lock(&self.state);
         let has_lost = state.is_renewed_by(token);

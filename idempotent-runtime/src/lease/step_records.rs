@@ -1,5 +1,5 @@
-//! The recorded steps of a handler. They live as long as its claim, because a step must not run again while the key
-//! lives.
+//! The recorded steps of a handler. The steps live as long as its claim, because a step must not run again while the
+//! key lives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::store::entry::{Entry, EntryState};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{lock, tokio};
 
-/// How many steps are extended at once: a handler may have thousands of steps.
+/// The most steps that are extended at the same time: a handler may have thousands of steps.
 const AT_ONCE: usize = 8;
 
-/// How long a claim lives after its last renewal.
+/// Returns how long a claim lives after its last renewal.
 fn life_of(request: &ClaimRequest) -> Duration {
     if request.after_crash.may_rerun() { request.ttl } else { Duration::MAX }
 }
@@ -34,17 +34,18 @@ impl Lease {
         lock(&self.state).ended
     }
 
-    /// Whether the claim has ended. It has not if it has lapsed.
+    /// Returns whether the claim has ended. A claim that has lapsed does not count as ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended().is_some()
     }
 
-    /// How long a step lives from now on: as long as the claim, or, after the claim has ended, for the rest of its ttl.
+    /// Returns how long a step lives from now on: as long as the claim, or, after the claim has ended, for the rest of
+    /// its ttl.
     pub(crate) fn life_of_step(&self) -> Duration {
         self.ended().map_or(life_of(&self.request), |ended| ended.life_of_step(self.store.limit()))
     }
 
-    /// Notes that the step has a record. From now on, the record lives as long as the claim.
+    /// Notes that the step has a record. From now on, that record lives as long as the claim.
     pub(crate) fn keep_step(&self, step: &RecordKey) {
         lock(&self.steps).push(step.clone());
     }
@@ -65,18 +66,19 @@ impl Lease {
         }
     }
 
-    /// The claim has ended, as the store has answered: its steps must not live longer than the record of the key. `counted` is
-    /// dropped when the store knows that.
+    /// Limits the lifetime of the steps after the claim has ended: the steps must not live longer than the record of
+    /// the key. `held` is the store's answer to the end of the claim. `counted` is dropped when the store has the new
+    /// lifetimes.
     pub(crate) fn end_steps(self: &Arc<Self>, held: Held, counted: impl Send + 'static) {
         let Some(ended) = self.ended() else { return };
         let is_lost = held == Held::No;
         if is_lost || life_of(&self.request) > ended.ttl || self.extending_steps.try_lock().is_err() {
             let this = Arc::clone(self);
             tokio::spawn(async move {
-                // A renewal that is extending them corrects itself. The wait has a limit, because the renewal may be stuck on a
-                // blocked runtime.
+                // A renewal that extends the steps at this moment corrects their lifetime itself. The wait has a limit,
+                // because the renewal may be stuck on a blocked runtime.
                 let _extending = Deadline::after(this.store.limit()).bound(this.extending_steps.lock()).await;
-                // The attempt that has the key may need them, as long as it has no record.
+                // After a lost claim, the attempt that has the key may need the steps until it has a record.
                 if !is_lost || this.finds_record().await || !this.request.after_crash.may_rerun() {
                     this.extend_steps().await;
                 }
@@ -85,7 +87,8 @@ impl Lease {
         }
     }
 
-    /// Whether another attempt has recorded a response. From then on, the claim has ended as that attempt's has.
+    /// Returns whether another attempt has recorded a response. If so, the steps of this attempt live as long as that
+    /// record.
     async fn finds_record(&self) -> bool {
         let since = Instant::now();
         let Ok(Some(Entry { state: EntryState::Completed { .. }, expires_in: Some(ttl), .. })) =
@@ -102,7 +105,8 @@ impl Lease {
         stream::iter(&steps).for_each_concurrent(AT_ONCE, |step| self.extend_step(step)).await;
     }
 
-    /// Says how long the step lives from now on, and says it again if the claim has ended meanwhile or the store was too slow.
+    /// Sets in the store how long the step lives from now on. Sets the lifetime again if the claim has ended meanwhile,
+    /// or if the store was too slow.
     pub(crate) async fn extend_step(&self, step: &RecordKey) {
         let extend = || async {
             let life = self.life_of_step();

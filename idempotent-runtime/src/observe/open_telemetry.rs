@@ -5,7 +5,7 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, Tra
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The `traceparent` of the span.
+/// Returns the `traceparent` of the span. Returns `None` if the span has no valid context.
 pub(super) fn of_span(span: &Span) -> Option<HeaderValue> {
     let context = span.context();
     let context = context.span().span_context().clone();

@@ -1,6 +1,6 @@
-//! The same functions without the feature `metrics`. They count nothing.
+//! The functions of the metrics, for a program without the feature `metrics`. They count nothing.
 //!
-//! These twins are the only place where the feature decides: without them, each of some thirty calls would need a `cfg`.
+//! They replace the functions of the feature. Without them, each of some thirty calls would need a `cfg`.
 
 use std::time::SystemTime;
 

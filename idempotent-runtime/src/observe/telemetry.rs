@@ -15,15 +15,15 @@ use crate::rejection::problem::Rejection;
 use crate::store::error::StoreError;
 use crate::transaction::error::TransactionError;
 
-/// Logs an event with the handler that it is about.
+/// Logs an event with the handler that it concerns.
 macro_rules! of_handler {
     ($level:ident, $policy:expr, $($event:tt)+) => {
         tracing::$level!(scope = $policy.scope(), handler = %$policy, $($event)+)
     };
 }
 
-/// The span of a guarded request. Its outcome, and the trace of the response that it replays, are recorded when they
-/// are known.
+/// Creates the span of a guarded request. The request's outcome, and the trace of a replayed response, are recorded in
+/// the span when they are known.
 pub(crate) fn span(policy: &Policy) -> Span {
     tracing::info_span!(
         "idempotent",
@@ -54,7 +54,8 @@ pub(crate) enum Outcome {
     Panicked,
     /// The service beneath a layer answered with an error.
     Failed,
-    /// The handler runs without a claim, since the store cannot be asked.
+    /// The handler runs without a claim, because the store is unreachable. Or the handler ran in a transaction without
+    /// a key.
     Unguarded,
     /// The recorded response was sent.
     Replayed { recorded_at: SystemTime },
@@ -96,14 +97,14 @@ impl Outcome {
     }
 }
 
-/// A key was used for another request. The event contains the name of the header, never its value.
+/// Logs and counts a key that was used for another request. The event contains the name of the header, never its value.
 pub(crate) fn other_request(scope: &str, difference: &Difference) {
     let (differs, header) = (difference.as_str(), difference.header());
     observe::mismatched(scope, differs, header);
     tracing::info!(scope, differs, header, "a key was used for another request: it is rejected, and nothing ran");
 }
 
-/// `fingerprint = expr` has a value that cannot be compared.
+/// Logs that `fingerprint = expr` has a value that cannot be compared.
 pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
     of_handler!(
         error,
@@ -112,7 +113,7 @@ pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
     );
 }
 
-/// `install` was called with a registry that names no caller, for handlers that name none either.
+/// Logs that `install` was called with a registry that names no caller, for handlers that name no caller either.
 pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
     let handlers: Vec<String> = policies.filter(|policy| !policy.has_caller()).map(Policy::handler).collect();
     if !handlers.is_empty() {
@@ -124,7 +125,7 @@ pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
     }
 }
 
-/// Handlers take their transactions from a pool with few connections.
+/// Logs that handlers take their transactions from a pool with few connections.
 pub(crate) fn small_pool(store: &str, connections: u32, handlers: &[String]) {
     tracing::warn!(
         store,
@@ -135,7 +136,7 @@ pub(crate) fn small_pool(store: &str, connections: u32, handlers: &[String]) {
     );
 }
 
-/// The store could not be asked for a claim.
+/// Logs that a claim failed in the store.
 pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
     if matches!(error, StoreError::OverQuota) {
         tracing::warn!(
@@ -149,7 +150,7 @@ pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
     of_handler!(error, policy, store, error = error as &dyn Error, "the store could not be asked for a claim");
 }
 
-/// The handler ran, and the store has not yet accepted its result.
+/// Logs that the handler ran, and that the store has not yet accepted its result.
 pub(crate) fn settling_failed(
     policy: &Policy,
     store: &str,
@@ -167,7 +168,7 @@ pub(crate) fn settling_failed(
     );
 }
 
-/// The store will never accept this record.
+/// Logs that the store will never accept this record.
 pub(crate) fn record_rejected(policy: &Policy, store: &str, error: &StoreError) {
     tracing::warn!(
         error = error as &dyn Error,
@@ -178,7 +179,7 @@ pub(crate) fn record_rejected(policy: &Policy, store: &str, error: &StoreError) 
     );
 }
 
-/// A step ran, and the store has not yet accepted its result.
+/// Logs that a step ran, and that the store has not yet accepted its result.
 pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &StoreError) {
     tracing::error!(
         scope,
@@ -189,7 +190,7 @@ pub(crate) fn step_not_recorded(scope: &str, store: &str, step: &str, error: &St
     );
 }
 
-/// The handler of a transaction has answered, but a request that it forwarded still runs.
+/// Logs that the handler of a transaction has answered, but a request that it forwarded still runs.
 pub(crate) fn commit_delayed(policy: &Policy) {
     tracing::warn!(
         scope = policy.scope(),
@@ -199,7 +200,8 @@ pub(crate) fn commit_delayed(policy: &Policy) {
     );
 }
 
-/// `Idempotency` was extracted from a request that may belong to another client than the running handler's request.
+/// Logs that `Idempotency` was extracted from a request that may belong to another client than the running handler's
+/// request.
 pub(crate) fn unknown_handler() {
     tracing::error!(
         "`Idempotency` was extracted from a request that a handler has copied or made: it has no key and no steps, because the request \
@@ -207,7 +209,7 @@ pub(crate) fn unknown_handler() {
     );
 }
 
-/// A step has no result. The source of the error is not logged, because it may quote the result.
+/// Logs and counts a step that has no result. The source of the error is not logged, because it may quote the result.
 pub(crate) fn step_failed(scope: &str, step: &str, rejection: &Rejection, reason: impl Display) {
     observe::step_failed(scope, rejection.code());
     match rejection {
@@ -219,23 +221,23 @@ pub(crate) fn step_failed(scope: &str, step: &str, rejection: &Rejection, reason
                 "the outcome of a step is unknown: it does not run again until an operator resolves it"
             );
         }
-        // Already logged where the difference was found.
+        // `other_request` has already logged the difference.
         Rejection::KeyReused | Rejection::OtherCredentials => {}
         _ => tracing::warn!(scope, step, "a step has no result: {reason}"),
     }
 }
 
-/// The response of a handler can no longer be recorded.
+/// Logs that the response of a handler can no longer be recorded.
 pub(crate) fn settling_given_up(policy: &Policy, store: &str, what: &'static str) {
     of_handler!(error, policy, store, "the handler ran, but its {what} failed until the ttl expired");
 }
 
-/// Another process had the claim when the handler ended.
+/// Logs that another process had the claim when the handler ended.
 pub(crate) fn claim_lost(policy: &Policy, store: &str) {
     of_handler!(error, policy, store, "the handler ran, but its claim was lost before its response could be recorded");
 }
 
-/// The store gave a key to another request while its handler still runs in this process.
+/// Logs that the store gave a key to another request although the key's handler still runs in this process.
 pub(crate) fn claim_handed_over(policy: &Policy, store: &str) {
     of_handler!(
         warn,
@@ -246,10 +248,10 @@ pub(crate) fn claim_handed_over(policy: &Policy, store: &str) {
     );
 }
 
-/// The handler's transaction could not be begun or committed.
+/// Logs that the handler's transaction could not be begun or committed.
 pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &TransactionError) {
     if let TransactionError::Conflict(_) = error {
-        // Conflicts are part of the isolation that the application asks for: the client retries.
+        // Conflicts are part of the isolation that the application has chosen: the client retries.
         return of_handler!(
             info,
             policy,
@@ -270,12 +272,12 @@ pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &Transacti
     of_handler!(error, policy, store, error = error as &dyn Error, "the handler's transaction failed");
 }
 
-/// The handler requests two transactions in different ways.
+/// Logs that the handler requests two transactions in different ways.
 pub(crate) fn second_transaction(policy: &Policy) {
     of_handler!(error, policy, "a handler has two arguments `Tx`, but one transaction; remove one of them");
 }
 
-/// A guard around this handler has claimed the key under which the handler's transaction would record.
+/// Logs that a guard around this handler has claimed the key under which the handler's transaction would record.
 pub(crate) fn covered_transaction(policy: &Policy) {
     of_handler!(
         error,
@@ -284,7 +286,7 @@ pub(crate) fn covered_transaction(policy: &Policy) {
     );
 }
 
-/// A middleware or handler inside a guard forwarded its request twice under one claim.
+/// Logs that a middleware or handler inside a guard forwarded its request twice under one claim.
 pub(crate) fn second_run(policy: &Policy) {
     of_handler!(
         warn,
@@ -294,7 +296,7 @@ pub(crate) fn second_run(policy: &Policy) {
     );
 }
 
-/// Two handlers share a scope, so their keys could collide, under a registry that was not installed.
+/// Logs that two handlers share a scope, so their keys could collide, under a registry that was not installed.
 pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
     tracing::error!(
         scope = first.scope(),
@@ -305,7 +307,7 @@ pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
     );
 }
 
-/// There is no registry, or the registry cannot serve this handler.
+/// Logs that there is no registry, or that the registry cannot serve this handler.
 pub(crate) fn misconfigured(policy: &Policy, has_registry: bool) {
     match (policy.store(), has_registry) {
         (None, true) => tracing::error!(

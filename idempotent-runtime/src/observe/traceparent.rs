@@ -18,14 +18,15 @@ pub(crate) static RECORDED_BY: HeaderName = HeaderName::from_static("idempotency
 pub(crate) struct TraceParent(HeaderValue);
 
 impl TraceParent {
-    /// The `traceparent` of the request. `None` if it is malformed, as the specification requires.
+    /// Returns the `traceparent` of the request. Returns `None` if the header is malformed, as the specification
+    /// requires.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut lines = headers.get_all(TRACEPARENT).iter();
         let only = lines.next().filter(|_| lines.next().is_none())?;
         Self::new(only)
     }
 
-    /// The `traceparent` of the handler's span if the span has one, and of the request otherwise.
+    /// Returns the `traceparent` of the handler's span if the span has one, and of the request otherwise.
     pub(crate) fn of_handler(span: &Span, request: Option<Box<Self>>) -> Option<Box<Self>> {
         of_span(span).and_then(|value| Self::new(&value)).map(Box::new).or(request)
     }
@@ -36,7 +37,7 @@ impl TraceParent {
         Self::new(&lines.remove(place).1)
     }
 
-    /// Records in the span of a replay where the response was made.
+    /// Records in the span of a replay the trace in which the response was made.
     pub(crate) fn link_to(&self, span: &Span) {
         span.record("idempotency.recorded_by", self.trace_id());
         link(span, self.parts());
@@ -64,13 +65,13 @@ impl TraceParent {
         is_well_formed.then_some(Self(value))
     }
 
-    /// The trace id, in 32 hexadecimal digits.
+    /// Returns the trace id, in 32 hexadecimal digits.
     fn trace_id(&self) -> &str {
         // The value is well-formed, so it is ASCII of a fixed length.
         self.0.to_str().map_or("", |text| &text[3..35])
     }
 
-    /// The trace id, the span id and the flags.
+    /// Returns the trace id, the span id and the flags.
     fn parts(&self) -> (&str, &str, &str) {
         self.0.to_str().map_or(("", "", ""), |text| (&text[3..35], &text[36..52], &text[53..55]))
     }

@@ -19,7 +19,7 @@ use crate::request::extract::Guarded;
 use crate::request::extract::{Reading, sealed};
 use crate::request::idempotency::Idempotency;
 
-/// A mode of [`Guarded`] that knows its handler's policy by [`identity`], and the return type that was written.
+/// A mode of [`Guarded`] that knows its handler's policy by [`identity`], and the declared return type.
 #[derive(Debug)]
 pub struct Documented<M, const IDENTITY: u128, R>(PhantomData<(M, fn() -> R)>);
 
@@ -75,8 +75,8 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
         }
     }
 
-    /// The responses that a handler's arguments may return early. Also adds the responses of the return type that was
-    /// written: aide has asked the return type before, but that is already a plain response at that time.
+    /// Returns the responses that a handler's arguments may return early. Also adds the responses of the declared
+    /// return type: aide has read the return type of the emitted function before, but that type is a plain response.
     fn inferred_early_responses(context: &mut GenContext, operation: &mut Operation) -> Vec<(Option<u16>, Response)> {
         let inferred = R::inferred_responses(context, operation);
         let responses = operation.responses.get_or_insert_default();
@@ -108,8 +108,8 @@ impl OperationInput for Idempotency {}
 #[cfg(feature = "__transactions")]
 impl<DB: sqlx::Database> OperationInput for crate::transaction::tx::Tx<DB> {}
 
-/// Marks the recorded responses that a handler's `…_with` transform has documented. aide runs these transforms last, so pass
-/// this function to `ApiRouter::finish_api_with`.
+/// Marks the recorded responses that a handler's `…_with` transform has documented. aide runs these transforms last, so
+/// pass this function to `ApiRouter::finish_api_with`.
 ///
 /// ```
 /// use aide::axum::{ApiRouter, routing::post_with};
@@ -147,7 +147,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [get, put, post, delete, options, head, patch, trace].into_iter().flatten()
 }
 
-/// A reference to one component, unless the document is generated without components.
+/// Returns the form of the schema: a reference to one component, unless the document is generated without components.
 fn problem_schema(context: &mut GenContext) -> ProblemSchema {
     if context.schema.settings().inline_subschemas {
         return ProblemSchema::Inline;
@@ -174,7 +174,7 @@ fn mark_replays(responses: &mut Responses, recorded: &Recorded) {
 }
 
 /// Adds the rejection to the documented response of this status. If there is none, first copies the response of a range
-/// or of `default`: a separate response for the status would hide that one.
+/// or of `default`, because a separate response for the status would hide that response.
 fn reject(responses: &mut Responses, status: u16, rejection: Response) {
     let Responses { responses, default, .. } = responses;
     let key = StatusCode::Code(status);

@@ -20,9 +20,9 @@ use crate::rejection::problem::Rejection;
 /// The name of the extension that describes the guard of an operation.
 pub(super) const EXTENSION: &str = "x-idempotency";
 
-/// The pattern of what [`IdempotencyKey::from_header`] accepts: a bare key, or a String of RFC 9651 that is not blank.
-/// To state both conditions with the length would need a look-ahead, which some validators do not support. So a String
-/// must not begin with a space here.
+/// Returns the pattern of the values that [`IdempotencyKey::from_header`] accepts: a bare key, or a String of RFC 9651
+/// that is not blank. To state both conditions with the length would need a look-ahead, which some validators do not
+/// support. So in this pattern a String must not begin with a space.
 fn key_pattern(min_length: usize) -> String {
     let (max, least_more) = (IdempotencyKey::MAX_LENGTH, min_length - 1);
     let most_more = max - 1;
@@ -49,7 +49,8 @@ pub(super) struct Description {
 }
 
 impl Description {
-    /// `only` names the methods that the policy guards, if the operation has others too: there, a key is optional.
+    /// Describes the policy. `only` names the methods that the policy guards, if the operation has other methods too.
+    /// In such an operation, the key is optional.
     pub(super) fn new(policy: &Policy, only: Option<&[&str]>, schema: ProblemSchema) -> Self {
         let registry = Registry::installed();
         let policy = registry.as_ref().map_or(policy, |registry| registry.overrides().over(policy));
@@ -93,7 +94,7 @@ impl Description {
     }
 }
 
-/// The Header Object of `idempotent-replayed`.
+/// Returns the Header Object of `idempotent-replayed`.
 pub(super) fn replay_header() -> Value {
     json!({
         "description": "Present on a replay: this is the recorded response of the first request with the same key.",
@@ -133,7 +134,7 @@ fn key_schema(policy: &Policy) -> Value {
     }
 }
 
-/// The rejections that clients of this handler may get.
+/// Returns the rejections that clients of this handler may get.
 fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     let retry_after = Duration::ZERO;
     let has_claim = policy.database().is_none();
@@ -184,7 +185,7 @@ fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     rejections
 }
 
-/// The addition to a description if one operation describes guarded and unguarded methods.
+/// Returns the addition to a description if one operation describes guarded and unguarded methods.
 fn only_of(methods: Option<&[&str]>) -> String {
     methods.map_or_else(String::new, |methods| format!(" Only for {}.", methods.join(", ")))
 }
@@ -203,7 +204,7 @@ fn response(rejections: &[Rejection], schema: Option<Value>, only: Option<&[&str
     response
 }
 
-/// In the format of the attribute, such as `24h` or `1h30m`.
+/// Returns the duration in the format of the attribute, such as `24h` or `1h30m`.
 fn readable(duration: Duration) -> String {
     const HOUR: u64 = 60 * 60;
     let seconds = duration.as_secs();

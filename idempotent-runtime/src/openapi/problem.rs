@@ -14,15 +14,15 @@ pub(super) const COMPONENT: &str = "IdempotencyProblem";
 /// How a response describes its rejections.
 #[derive(Clone, Copy)]
 pub(super) enum ProblemSchema {
-    /// With the whole schema.
+    /// The response contains the whole schema.
     Inline,
-    /// With a reference to [`COMPONENT`], and what is specific to the response.
+    /// The response contains a reference to [`COMPONENT`], and its own statuses and codes.
     #[cfg_attr(not(feature = "aide"), allow(dead_code, reason = "utoipa moves the schema there later"))]
     Component,
 }
 
 impl ProblemSchema {
-    /// The schema of these rejections, all of which have this status.
+    /// Returns the schema of these rejections, all of which have this status.
     pub(super) fn of(self, status: StatusCode, rejections: &[Rejection]) -> Value {
         let codes: Vec<&str> = rejections.iter().map(Rejection::code).collect();
         let (status, codes) = (json!([status.as_u16()]), json!(codes));
@@ -36,12 +36,12 @@ impl ProblemSchema {
     }
 }
 
-/// The component, which covers every rejection.
+/// Returns the component, which covers every rejection.
 pub(super) fn component() -> Value {
     problem(None, &json!(CODES), true)
 }
 
-/// A reference to the component, for a response of these statuses and codes.
+/// Returns a reference to the component, for a response of these statuses and codes.
 pub(super) fn reference(statuses: &Value, codes: &Value) -> Value {
     let properties = json!({
         "status": { "type": "integer", "enum": statuses },

@@ -26,7 +26,7 @@ impl Recorded {
         }
     }
 
-    /// In the format of the extension: `[201, "4XX", "500-503"]`, `"all"` or `"cache_if"`.
+    /// Returns the statuses in the format of the extension: `[201, "4XX", "500-503"]`, `"all"` or `"cache_if"`.
     pub(super) fn to_json(&self) -> Value {
         match self {
             Self::Ranges(ranges) => ranges.iter().copied().map(range_to_json).collect(),
@@ -35,7 +35,7 @@ impl Recorded {
         }
     }
 
-    /// Reads what [`Recorded::to_json`] wrote.
+    /// Reads the output of [`Recorded::to_json`].
     #[cfg(feature = "aide")]
     pub(super) fn from_json(statuses: &Value) -> Option<Self> {
         match statuses {
@@ -46,8 +46,8 @@ impl Recorded {
         }
     }
 
-    /// Whether the response under `key` (`201`, `2XX` or `default`) may be a replay. `documented` contains the keys of
-    /// all documented responses.
+    /// Returns whether the response under `key` (`201`, `2XX` or `default`) may be a replay. `documented` contains the
+    /// keys of all documented responses.
     pub(super) fn may_be(&self, key: &str, documented: &[String]) -> bool {
         let Self::Ranges(ranges) = self else { return true };
         let is_documented = |key: &str| documented.iter().any(|documented| documented.eq_ignore_ascii_case(key));
@@ -59,7 +59,7 @@ impl Recorded {
     }
 }
 
-/// The statuses that a class or a status covers.
+/// Returns the statuses that a class or a status covers.
 #[cfg(feature = "aide")]
 fn covered(key: &str) -> Option<(u16, u16)> {
     if let Some(class) = key.strip_suffix("XX").or_else(|| key.strip_suffix("xx")) {

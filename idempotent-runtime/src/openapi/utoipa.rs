@@ -1,4 +1,4 @@
-//! Completes what `#[utoipa::path]` has documented.
+//! Completes the operation that `#[utoipa::path]` has documented.
 
 use std::any::type_name;
 
@@ -12,7 +12,7 @@ use crate::policy::Policy;
 use crate::policy::location::SourceLocation;
 use crate::record::headers::REPLAYED;
 
-/// The operation of a handler, with the additions of its policy. The attribute's expansion calls it.
+/// Returns the operation of a handler, with the additions of its policy. The attribute's expansion calls this function.
 pub fn operation<P: Path>(policy: &Policy) -> Operation {
     let mut operation = P::operation();
     if !is_of::<P>(policy) {
@@ -28,7 +28,8 @@ pub fn operation<P: Path>(policy: &Policy) -> Operation {
     operation
 }
 
-/// Makes the schema of rejections one component of the document, to which each response refers with the codes of its status.
+/// Makes the schema of rejections one component of the document, to which each response refers with the codes of its
+/// status.
 ///
 /// A handler cannot add a component through utoipa. So name this type among the modifiers of the document, or call
 /// [`modify`](Modify::modify) if the document comes from `OpenApiRouter`. Import it with `use`, because utoipa accepts
@@ -89,8 +90,8 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [get, put, post, delete, options, head, patch, trace].into_iter().flatten()
 }
 
-/// Whether utoipa made the type for this policy's handler. `use elsewhere::*` can import the type of another handler
-/// with the same name.
+/// Returns whether utoipa made the type for this policy's handler. `use elsewhere::*` can import the type of another
+/// handler with the same name.
 fn is_of<P>(policy: &Policy) -> bool {
     let plain = |path: &str| path.replace("r#", "");
     let SourceLocation { module, function, .. } = *policy.location();
@@ -110,7 +111,7 @@ fn http_method(method: &HttpMethod) -> http::Method {
     }
 }
 
-/// Adds what the user has not documented.
+/// Adds the parts that the user has not documented.
 fn complete(operation: &mut Operation, description: Description) {
     let Description { key, rejections, recorded, extension } = description;
     operation.extensions.get_or_insert_default().entry(EXTENSION.to_owned()).or_insert(extension);
@@ -148,7 +149,8 @@ fn complete(operation: &mut Operation, description: Description) {
     }
 }
 
-/// The reason phrase of the status. For a class, `default` or an unknown status, the key itself says most.
+/// Returns the reason phrase of the status. For a class, `default` or an unknown status, returns a text with the key
+/// itself.
 fn description_of(key: &str) -> String {
     let reason = key.parse().ok().and_then(|status: http::StatusCode| status.canonical_reason());
     reason.map_or_else(|| format!("Response {key}."), |reason| format!("{reason}."))
@@ -157,7 +159,7 @@ fn description_of(key: &str) -> String {
 // aide has its own types for these objects, so this function and its `reject` share no code.
 
 /// Adds the rejection to the documented response of this status. If there is none, first copies the response of a range
-/// or of `default`: a separate response for the status would hide that one.
+/// or of `default`, because a separate response for the status would hide that response.
 fn reject(Responses { responses, .. }: &mut Responses, status: u16, rejection: Response) {
     let key = status.to_string();
     let range = format!("{}XX", status / 100);

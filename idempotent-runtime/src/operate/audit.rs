@@ -17,12 +17,12 @@ use crate::operate::masking::{masked, visible};
 /// | `reason`, `status` | of a resolution: why the operator says so, and the status that retries get from now on |
 pub const AUDIT_TARGET: &str = "idempotent::audit";
 
-/// A name or a reason for the log, always on one line.
+/// Returns a name or a reason for the log, always on one line.
 pub(crate) fn line(text: Option<&str>) -> String {
     text.map_or_else(|| "unknown".to_owned(), visible)
 }
 
-/// The digest of the entry's caller, as the audit events contain it.
+/// Returns the digest of the entry's caller, as the audit events contain it.
 pub(crate) fn caller_digest(key: &RecordKey, keys_are_digests: bool) -> Option<String> {
     if keys_are_digests { key.caller().map(Into::into) } else { key.digested().caller().map(Into::into) }
 }

@@ -20,7 +20,7 @@ use crate::store::entry::{DamagedEntry, Entry, EntryState};
 pub enum State {
     /// A handler with `after_crash = "reject"` crashed or panicked. A person must find out whether it did its work.
     OutcomeUnknown,
-    /// The entry cannot be read. Requests with this key are rejected until it is purged.
+    /// The entry cannot be read. Requests with this key are rejected until the entry is purged.
     Damaged,
     /// The handler's process died or is stopped. The next request with this key can run the handler again.
     PastLease,
@@ -44,7 +44,7 @@ impl State {
         Self::ResponseNotRecorded,
     ];
 
-    /// The name in JSON and in addresses, such as `in_flight`.
+    /// Returns the name in JSON and in addresses, such as `in_flight`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OutcomeUnknown => "outcome_unknown",
@@ -56,7 +56,7 @@ impl State {
         }
     }
 
-    /// What an operator must know before a purge.
+    /// Returns what an operator must know before a purge.
     pub const fn consequence(self) -> &'static str {
         match self {
             Self::InFlight => {
@@ -77,7 +77,7 @@ impl State {
         }
     }
 
-    /// Whether a person should look at it.
+    /// Returns whether an operator should investigate entries of this state.
     pub const fn is_stuck(self) -> bool {
         matches!(self, Self::OutcomeUnknown | Self::Damaged | Self::PastLease)
     }
@@ -89,7 +89,7 @@ impl fmt::Display for State {
     }
 }
 
-/// The text names no state. The message lists all states.
+/// The error of a text that names no state. The message lists all states.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no state `{0}`: write one of {names}", names = State::ALL.map(State::as_str).join(", "))]
 pub struct UnknownState(String);
@@ -127,9 +127,9 @@ pub struct EntryView {
 }
 
 impl EntryView {
-    /// A view of this entry. The entry itself says whether its claim never expires: such a claim cannot be taken over.
-    /// A claim that was made before the handler's policy was changed does not say so: pass the `after_crash` of the
-    /// current policy, if it is known.
+    /// Creates a view of this entry. The entry itself says whether its claim never expires: such a claim cannot be
+    /// taken over. A claim that was made before the handler's policy was changed to `after_crash = "reject"` does not
+    /// say so: pass the `after_crash` of the current policy, if it is known.
     pub fn new(entry: Entry, after_crash: Option<AfterCrash>) -> Self {
         let state = match entry.state {
             EntryState::Claimed { lease: Some(_), .. } => State::InFlight,
@@ -145,39 +145,39 @@ impl EntryView {
         Self { key: Some(entry.key.clone()), state, found: Ok(entry) }
     }
 
-    /// A view of an entry that cannot be read.
+    /// Creates a view of an entry that cannot be read.
     pub fn from_damaged(damaged: DamagedEntry) -> Self {
         Self { key: damaged.key, state: State::Damaged, found: Err(damaged.reason) }
     }
 
-    /// The key; `None` if the key itself cannot be read.
+    /// Returns the key. Returns `None` if the key itself cannot be read.
     pub fn key(&self) -> Option<&RecordKey> {
         self.key.as_ref()
     }
 
-    /// The entry; `None` if it cannot be read.
+    /// Returns the entry. Returns `None` if it cannot be read.
     pub fn entry(&self) -> Option<&Entry> {
         self.found.as_ref().ok()
     }
 
-    /// Whether an operator can resolve it: it is a claim whose lease has expired.
+    /// Returns whether an operator can resolve the entry: the entry must be a claim whose lease has expired.
     pub fn is_resolvable(&self) -> bool {
         matches!(self.state, State::OutcomeUnknown | State::PastLease)
     }
 
-    /// The state.
+    /// Returns the state.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// An id that names the entry without its key: the first 128 bits of the SHA-256 digest of the record key.
+    /// Returns an id that names the entry without its key: the first 128 bits of the SHA-256 digest of the record key.
     ///
-    /// A reader who can guess a key can verify the guess with it.
+    /// A reader who can guess a key can verify the guess with the id.
     pub fn id(&self) -> Option<String> {
         self.key.as_ref().map(|key| digest(key.as_str()))
     }
 
-    /// When the key was claimed or the response was recorded, by the clock of the process that did it.
+    /// Returns when the key was claimed or the response was recorded, by the clock of the process that did it.
     pub fn since(&self) -> Option<SystemTime> {
         match self.found.as_ref().ok()?.state {
             EntryState::Claimed { token, .. } => Some(token.created_at()),
@@ -185,8 +185,8 @@ impl EntryView {
         }
     }
 
-    /// A value that a purge must repeat, so that it purges only the entry that the operator looked at. Another claim,
-    /// or another state of the same claim, has another value.
+    /// Returns a value that a purge or a resolution must repeat, so that it changes only the entry that the operator
+    /// has read. Another claim, or another state of the same claim, has another value.
     pub fn confirmation(&self) -> Option<String> {
         let which = match &self.found {
             Ok(Entry { state: EntryState::Claimed { token, .. }, .. }) => format!("{token:?}"),
@@ -197,7 +197,7 @@ impl EntryView {
         Some(digest(&format!("{}\n{}\n{which}", self.key.as_ref()?.as_str(), self.state)))
     }
 
-    /// A report of this view.
+    /// Returns a report of this view.
     pub fn report(&self, keys: Keys) -> EntryReport {
         let key = self.key.as_ref().map(RecordKey::key);
         let mut report = EntryReport {
@@ -304,8 +304,8 @@ impl EntryReport {
         }
     }
 
-    /// The report for a listing of many entries: scope, caller, key and reason with at most 255 characters each. A longer text
-    /// ends with `…` after them, and `shortened` is true.
+    /// Returns the report for a listing of many entries: scope, caller, key and reason with at most 255 characters
+    /// each. A longer text is cut after 255 characters and ends with `…`, and `shortened` is true.
     ///
     /// A caller can be any text, and a listing of callers of 60 kB would take 60 kB for each.
     #[must_use]
@@ -325,7 +325,8 @@ fn digest(text: &str) -> String {
     format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(text)[..16]))
 }
 
-/// `None` for a time that RFC 3339 cannot express, because the formatter would fail.
+/// Returns the time in the format of RFC 3339. Returns `None` for a time that this format cannot express, because the
+/// formatter would fail.
 fn timestamp(time: SystemTime) -> Option<String> {
     const YEAR_10000: Duration = Duration::from_secs(70_389_528 * 60 * 60);
     let since = time.duration_since(SystemTime::UNIX_EPOCH).ok().filter(|&since| since < YEAR_10000)?;

@@ -1,4 +1,5 @@
-//! An operator's decision on a request whose outcome is unknown. It is validated as the engine validates a response.
+//! An operator's decision on a request whose outcome is unknown. The engine validates the decision as it validates a
+//! response.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::store::resolution::Resolution;
 
 /// What an operator has found out about a request whose outcome is unknown, and the reason.
 ///
-/// It is passed to [`Registry::resolve`](crate::Registry::resolve). The program `idempotent` uses it too.
+/// Pass the finding to [`Registry::resolve`](crate::Registry::resolve). The program `idempotent` uses findings too.
 ///
 /// # Examples
 ///
@@ -45,7 +46,7 @@ pub struct Finding {
     sealing: Option<crate::record::sealing::SealingKeys>,
 }
 
-/// `Debug` shows nothing of the response and the reason.
+/// `Debug` shows neither the headers and the body of the response nor the reason.
 impl fmt::Debug for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Finding").field("status", &self.status()).field("ttl", &self.ttl).finish_non_exhaustive()
@@ -66,13 +67,13 @@ impl Default for Limits {
 }
 
 impl Finding {
-    /// The request was executed. Its retries get this response until the [`ttl`](Self::ttl) has passed. A retry after that
-    /// runs the handler.
+    /// Creates a finding that the request was executed. Its retries get this response until the [`ttl`](Self::ttl) has
+    /// passed. A retry after that runs the handler.
     pub fn executed(response: Response<impl Into<Bytes>>, reason: impl Into<String>) -> Self {
         Self::new(Some(response.map(Into::into)), reason.into())
     }
 
-    /// The request was not executed: the next retry runs the handler as the first attempt.
+    /// Creates a finding that the request was not executed: the next retry runs the handler as the first attempt.
     pub fn not_executed(reason: impl Into<String>) -> Self {
         Self::new(None, reason.into())
     }
@@ -89,20 +90,20 @@ impl Finding {
         }
     }
 
-    /// How long retries get the response. A retry after that time runs the handler. By default,
+    /// Sets how long retries get the response. A retry after that time runs the handler. By default,
     /// [`Registry::resolve`](crate::Registry::resolve) uses the longest `ttl` of the handlers of the scope, and
     /// [`resolution`](Self::resolution) uses 24 hours.
     pub fn ttl(self, ttl: Duration) -> Self {
         Self { ttl: Some(ttl), ..self }
     }
 
-    /// The name of the operator, for the audit events; `unknown` by default.
+    /// Sets the name of the operator for the audit events; `unknown` by default.
     pub fn by(self, operator: impl Into<String>) -> Self {
         Self { by: Some(operator.into()), ..self }
     }
 
-    /// The name of the store in the registry; `default` by default. Sealed records are bound to this name.
-    /// [`Registry::resolve`](crate::Registry::resolve) sets it itself.
+    /// Sets the name of the store in the registry; `default` by default. Sealed records are bound to this name.
+    /// [`Registry::resolve`](crate::Registry::resolve) uses the name of its own store instead.
     ///
     /// ```
     /// use idempotent_runtime::operate::Finding;
@@ -115,29 +116,29 @@ impl Finding {
     }
 
     /// Seals the response as a registry with these keys does, for its store [`in_store`](Self::in_store).
-    /// [`Registry::resolve`](crate::Registry::resolve) does so with its own keys.
+    /// [`Registry::resolve`](crate::Registry::resolve) seals with its own keys instead.
     #[cfg(feature = "seal")]
     pub fn seal_with(self, keys: impl Into<crate::record::sealing::SealingKeys>) -> Self {
         Self { sealing: Some(keys.into()), ..self }
     }
 
-    /// How the operator knows the outcome.
+    /// Returns how the operator knows the outcome.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// The name of the operator.
+    /// Returns the name of the operator.
     pub fn operator(&self) -> Option<&str> {
         self.by.as_deref()
     }
 
-    /// The status of the response; `None` if the request was not executed.
+    /// Returns the status of the response. Returns `None` if the request was not executed.
     pub fn status(&self) -> Option<StatusCode> {
         self.response.as_ref().map(Response::status)
     }
 
-    /// The resolution of this entry, for [`StoreAdmin::resolve`](crate::store::StoreAdmin::resolve). That method also
-    /// needs the key of the entry and the token of its claim.
+    /// Returns the resolution of this entry, for [`StoreAdmin::resolve`](crate::store::StoreAdmin::resolve). That
+    /// method also needs the key of the entry and the token of its claim.
     ///
     /// # Errors
     ///
@@ -181,7 +182,7 @@ impl Finding {
         }
         let body = RecordedBody::Whole(response.body().clone());
         let record = Record::new(response.status(), headers, body, entry.fingerprint, now_in_millis());
-        // The result of a step gets its final lifetime when the handler ends, so none is set here.
+        // The result of a step gets its final lifetime when the handler ends, so no lifetime is sealed here.
         let told = entry.key.step_of().is_none().then_some(ttl);
         let record = at_rest.seal(Place { store, key: &entry.key }, &record, told).into_owned();
         Ok(Resolution::executed(record, ttl))
@@ -208,11 +209,11 @@ fn headers_of_step(response: &Response<Bytes>) -> Result<Vec<(HeaderName, Header
     if is_result { Ok(headers_of_resolved()) } else { Err(InvalidFinding::StepResult) }
 }
 
-/// The finding is invalid, and nothing was changed. The message says what to do.
+/// The error of an invalid finding. Nothing was changed. The message says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidFinding {
-    /// The reason is missing, which the audit needs.
+    /// The reason is missing. The audit needs a reason.
     #[error("there is no reason: say how you know what became of the request")]
     NoReason,
     /// The entry is a record: it has a response, or says that the response could not be recorded.

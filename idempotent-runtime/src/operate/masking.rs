@@ -9,14 +9,14 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Keys {
-    /// Only their beginning and their length are shown.
+    /// Only the beginning and the length of a key are shown.
     #[default]
     Masked,
     /// Complete keys are shown.
     Revealed,
 }
 
-/// The first four characters of a long key, none of a short key, and the number of characters.
+/// Returns the first four characters of a long key, none of a short key, and the number of characters.
 ///
 /// ```
 /// use idempotent_runtime::operate::masked;
@@ -30,10 +30,10 @@ pub fn masked(key: &str) -> String {
     format!("{}… ({length})", visible(&beginning))
 }
 
-/// The text, with an escape for each backslash, for each character that is invisible or that moves or reorders the
-/// characters around it, and for a space at either end. So two texts that differ in such a character look different,
-/// and the result is one line. Letters that look alike, such as letters of two scripts, are not escaped: compare the
-/// [`id`](super::EntryView::id).
+/// Returns the text with an escape for each backslash, for each character that is invisible or that moves or reorders
+/// the characters around it, and for a space at either end. So two texts that differ in such a character look
+/// different, and the result is one line. Letters that look alike, such as letters of two scripts, are not escaped:
+/// compare the [`id`](super::EntryView::id).
 ///
 /// ```
 /// use idempotent_runtime::operate::visible;
@@ -60,8 +60,8 @@ pub fn visible(text: &str) -> String {
     })
 }
 
-/// JSON text of the same value, with an escape for every character that [`visible`] escapes in text, except spaces. A
-/// program reads the original value, and a terminal shows all of it.
+/// Returns JSON text of the same value, with an escape for every character that [`visible`] escapes in text, except
+/// spaces and backslashes. A program reads the original value, and a terminal shows all characters.
 ///
 /// ```
 /// use idempotent_runtime::operate::visible_json;
@@ -73,7 +73,8 @@ pub fn visible(text: &str) -> String {
 /// ```
 pub fn visible_json(json: &str) -> String {
     json.chars().fold(String::with_capacity(json.len()), |mut escaped, char| {
-        // Outside of strings, JSON has line breaks; inside, it escapes the control characters below a space and the backslash.
+        // Outside of strings, JSON has line breaks; inside, it escapes the control characters below a space and the
+        // backslash.
         if matches!(char, '\n' | '\r' | '\t') || !is_invisible(char) {
             escaped.push(char);
         } else {
@@ -85,7 +86,7 @@ pub fn visible_json(json: &str) -> String {
     })
 }
 
-/// Whether the character is invisible or misleading: those that Unicode lets a font ignore
+/// Returns whether the character is invisible or misleading: characters that Unicode lets a font ignore
 /// (`Default_Ignorable_Code_Point`), controls, formats, separators except the space, and private and unassigned
 /// characters.
 fn is_invisible(char: char) -> bool {
@@ -99,5 +100,5 @@ fn is_invisible(char: char) -> bool {
         || char == BRAILLE_BLANK
 }
 
-/// Looks like a space, although Unicode classifies it as a symbol.
+/// This character looks like a space, although Unicode classifies it as a symbol.
 const BRAILLE_BLANK: char = '\u{2800}';

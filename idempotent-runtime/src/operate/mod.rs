@@ -1,10 +1,10 @@
 //! The contents of a store, as operators need them: for the inspector, for the program `idempotent`, and for your own
 //! tools.
 //!
-//! An [`EntryView`] says in which [`State`] a key is and what follows from it. A [`Scan`] counts and collects the
+//! An [`EntryView`] says in which [`State`] a key is and what that state means. A [`Scan`] counts and collects the
 //! entries of a listing. Keys are [`masked`] unless [`Keys::Revealed`] is requested. A report contains text of clients
-//! unescaped: print it with [`visible`], and JSON with [`visible_json`]. A [`Finding`] says what happened to a
-//! request whose outcome is unknown: pass it to [`Registry::resolve`](crate::Registry::resolve).
+//! unescaped: print it with [`visible`], and JSON with [`visible_json`]. A [`Finding`] says what happened to a request
+//! whose outcome is unknown: pass it to [`Registry::resolve`](crate::Registry::resolve).
 
 pub(crate) mod audit;
 pub(crate) mod entry_view;

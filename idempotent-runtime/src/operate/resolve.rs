@@ -21,31 +21,32 @@ pub enum ResolveError {
     #[error(transparent)]
     Invalid(#[from] InvalidFinding),
     /// The store failed, or did not accept the response. After [`StoreError::Unavailable`] and [`StoreError::TimedOut`]
-    /// the key may or may not be resolved: look at it again.
+    /// the key may or may not be resolved: read its entry again.
     #[error("the store has failed")]
     Store(#[source] StoreError),
 }
 
 impl Registry {
-    /// Resolves a request whose outcome is unknown: its retries get the response of the finding, or the next retry runs the
-    /// handler.
+    /// Resolves a request whose outcome is unknown: its retries get the response of the finding, or the next retry runs
+    /// the handler.
     ///
-    /// `store` is the name of the store; `None` means the default store. `entry` is the entry that the operator looked
-    /// at, as [`StoreAdmin::get`](crate::store::StoreAdmin::get) or [`list`](crate::store::StoreAdmin::list) returned
-    /// it. Only that claim is resolved, and only if its lease has expired by the store's clock. If another operator was
-    /// faster, or the claim was renewed or taken over since, nothing changes, and the returned value says so. A claim
-    /// under `after_crash = "rerun"` whose lease has expired can be resolved too, before a retry runs its handler
+    /// `store` is the name of the store; `None` means the default store. `entry` is the entry that the operator read,
+    /// as [`StoreAdmin::get`](crate::store::StoreAdmin::get) or [`list`](crate::store::StoreAdmin::list) returned it.
+    /// Only that claim is resolved, and only if its lease has expired by the store's clock. If another operator was
+    /// faster, or the claim was renewed or taken over since then, nothing changes, and the returned value says so. A
+    /// claim under `after_crash = "rerun"` whose lease has expired can be resolved too, before a retry runs its handler
     /// again.
     ///
-    /// The response is recorded as if the handler had returned it. It gets the fingerprint of the claim, so that a
-    /// different request with the key is still rejected with 422, and it is sealed if the registry seals. If the
-    /// handler continues later, its client gets `claim_lost`, and its response is dropped. Requests that wait for the
-    /// key are woken.
+    /// The response is recorded as if the handler had returned it. The record gets the fingerprint of the claim, so
+    /// that a different request with the key is still rejected with 422. The record is sealed if the registry seals. If
+    /// the handler continues later, its client gets `claim_lost`, and its response is dropped. Requests that wait for
+    /// the key are woken.
     ///
     /// A record is never changed, not even a record without a body
     /// ([`State::ResponseNotRecorded`](crate::operate::State::ResponseNotRecorded)): its outcome is known. A running
-    /// handler with a `Tx` has no entry. If it holds a key whose claim is resolved as executed, it is rolled back at
-    /// its end. The claims of steps are resolved by their own keys, with the result of the step as JSON.
+    /// handler with a `Tx` has no entry. If such a handler holds a key whose claim is resolved as executed, its
+    /// transaction is rolled back at its end. The claims of steps are resolved by their own keys, with the result of
+    /// the step as JSON.
     ///
     /// Every call is an event of the target [`AUDIT_TARGET`](crate::operate::AUDIT_TARGET).
     ///
@@ -55,7 +56,7 @@ impl Registry {
     ///
     /// # Cancel safety
     ///
-    /// If the call is dropped, the key may or may not be resolved: look at it again.
+    /// If the call is dropped, the key may or may not be resolved: read its entry again.
     ///
     /// # Examples
     ///
@@ -136,7 +137,7 @@ impl Registry {
         resolved
     }
 
-    /// The largest limits of the scope's handlers, or the defaults.
+    /// Returns the largest limits of the scope's handlers and layers, or the defaults.
     fn limits_of(&self, scope: &str) -> Limits {
         let of_layers = policies_of_layers();
         let policies = self.policies().chain(of_layers.iter().map(|policy| &**policy));

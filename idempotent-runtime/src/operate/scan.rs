@@ -9,7 +9,7 @@ use crate::operate::entry_view::{EntryView, State};
 use crate::policy::values::AfterCrash;
 use crate::store::entry::{Cursor, Entry, EntryState, Page};
 
-/// How many entries one page has, at most.
+/// The most entries of one page.
 const PAGE: usize = 2_500;
 
 /// How far a listing has been read, and where to stop.
@@ -26,7 +26,7 @@ impl Pages {
         Self { cursor: None, is_at_end: false, most, seen: 0 }
     }
 
-    /// The next cursor and limit to pass to the store; `None` at the end.
+    /// Returns the next cursor and limit to pass to the store. Returns `None` at the end.
     pub(crate) fn next(&mut self) -> Option<(Option<Cursor>, usize)> {
         let wanted = self.most.saturating_sub(self.seen).min(PAGE);
         (wanted > 0 && !self.is_at_end).then(|| (self.cursor.take(), wanted))
@@ -53,7 +53,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// How many entries are in this state.
+    /// Returns how many entries are in this state.
     pub fn in_state(&self, state: State) -> usize {
         let mut counts = self.clone();
         *counts.count_mut(state)
@@ -73,7 +73,7 @@ impl Counts {
 
 /// Counts the entries of a store's listing, and keeps a bounded number of views of each state.
 ///
-/// It does not call the store. You pass what [`next`](Self::next) returns to the store, and the store's answer to
+/// A scan does not call the store. Pass the result of [`next`](Self::next) to the store, and the store's answer to
 /// [`add`](Self::add). Before that, do the same with [`next_claims`](Self::next_claims) and
 /// [`add_claims`](Self::add_claims): then all claims are found, even if the listing is too long to be read to its end.
 ///
@@ -116,7 +116,7 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// A scan of at most `most` entries, which keeps at most `keep` views of each state.
+    /// Creates a scan of at most `most` entries, which keeps at most `keep` views of each state.
     pub fn new(most: usize, keep: usize) -> Self {
         Self {
             claims: Pages::of_at_most(most),
@@ -146,13 +146,13 @@ impl Scan {
         self
     }
 
-    /// The cursor and limit to pass to [`StoreAdmin::claims`](crate::store::StoreAdmin::claims); `None` if nothing is
-    /// left to read.
+    /// Returns the cursor and limit to pass to [`StoreAdmin::claims`](crate::store::StoreAdmin::claims). Returns `None`
+    /// if nothing is left to read.
     pub fn next_claims(&mut self) -> Option<(Option<Cursor>, usize)> {
         self.claims.next()
     }
 
-    /// Adds the store's answer; `None` if the store has no index of claims. `after_crash` is the same as for
+    /// Adds the store's answer, which is `None` if the store has no index of claims. `after_crash` is the same as for
     /// [`add`](Self::add).
     pub fn add_claims(&mut self, page: Option<Page>, after_crash: impl Fn(&str) -> Option<AfterCrash>) {
         let Some(mut page) = page else {
@@ -168,8 +168,8 @@ impl Scan {
         self.see_all(page, after_crash);
     }
 
-    /// The cursor and limit to pass to [`StoreAdmin::list`](crate::store::StoreAdmin::list); `None` if nothing is left
-    /// to read.
+    /// Returns the cursor and limit to pass to [`StoreAdmin::list`](crate::store::StoreAdmin::list). Returns `None` if
+    /// nothing is left to read.
     #[expect(clippy::should_implement_trait, reason = "what comes next depends on what is added")]
     pub fn next(&mut self) -> Option<(Option<Cursor>, usize)> {
         if self.is_of_claims() { None } else { self.pages.next() }
@@ -216,33 +216,33 @@ impl Scan {
         }
     }
 
-    /// How many entries were read, in all scopes.
+    /// Returns how many entries were read, in all scopes.
     pub fn scanned(&self) -> usize {
         if self.is_of_claims() { self.claims.seen } else { self.pages.seen }
     }
 
-    /// Whether all entries were read. If not, every count is a lower bound.
+    /// Returns whether all entries were read. If not, every count is a lower bound.
     pub fn is_complete(&self) -> bool {
         if self.is_of_claims() { self.claims.is_at_end } else { self.pages.is_at_end }
     }
 
-    /// Whether all claims were read. If so, the counts of running and stuck requests are exact even if the scan is not
-    /// complete, except for damaged entries. The counts of recorded responses are then lower bounds.
+    /// Returns whether all claims were read. If so, the counts of running and stuck requests are exact even if the scan
+    /// is not complete, except for damaged entries. The counts of recorded responses are then lower bounds.
     pub fn has_all_claims(&self) -> bool {
         self.is_complete() || self.has_claims && self.claims.is_at_end
     }
 
-    /// How many entries are in each state.
+    /// Returns how many entries are in each state.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// How many entries are in each state, for each scope.
+    /// Returns how many entries are in each state, for each scope.
     pub fn scopes(&self) -> &BTreeMap<String, Counts> {
         &self.scopes
     }
 
-    /// The views of this state: claims with the oldest first, records with the newest first.
+    /// Returns the views of this state: claims with the oldest first, records with the newest first.
     pub fn in_state(&self, state: State) -> &[EntryView] {
         self.kept.get(&state).map_or(&[], Vec::as_slice)
     }

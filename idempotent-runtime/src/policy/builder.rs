@@ -156,8 +156,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// Sets the methods that are guarded; POST, PUT, PATCH and DELETE by default. HTTP need not define them: `QUERY` is
-    /// one.
+    /// Sets the methods that are guarded; POST, PUT, PATCH and DELETE by default. Methods that HTTP does not define are
+    /// allowed too, such as `QUERY`.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.built.methods.clear();
         for method in methods {
@@ -178,15 +178,15 @@ impl PolicyBuilder {
         self
     }
 
-    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like `fingerprint
-    /// = json` of the attribute.
+    /// Compares a JSON body in its canonical form, so spaces and the order of members do not matter, like
+    /// `fingerprint = json` of the attribute.
     pub fn json_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::Json;
         self
     }
 
     /// Leaves method, path, query and body out of the fingerprint, so a retry need not repeat them. The body then
-    /// reaches the service as it arrives, whatever its length.
+    /// reaches the service unread, whatever its length.
     pub fn without_fingerprint(mut self) -> Self {
         self.settings.fingerprint = FingerprintSource::None;
         self
@@ -273,7 +273,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// Sets what happens to a request if the store cannot be asked; [`OnStoreError::Reject`] by default.
+    /// Sets what happens to a request if the store is unreachable; [`OnStoreError::Reject`] by default.
     pub fn on_store_error(mut self, policy: OnStoreError) -> Self {
         self.settings.on_store_error = policy;
         self

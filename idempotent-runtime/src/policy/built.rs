@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-/// The texts and lists of a policy that a builder made. Those of an attribute are constants of the program.
+/// The texts and lists of a policy that a builder made. The texts and lists of an attribute are constants of the
+/// program.
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) scope: Arc<str>,

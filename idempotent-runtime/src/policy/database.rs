@@ -1,7 +1,7 @@
 //! The database of a handler's transaction.
 
-/// Returns the database of the handler's `Tx`. `databases` are those of the arguments that look like a `Tx`. The
-/// compiler evaluates this: a panic becomes a compile error.
+/// Returns the database of the handler's `Tx`. `databases` are the databases of the arguments whose type is written
+/// like a `Tx`. The compiler evaluates this function: a panic becomes a compile error.
 #[track_caller]
 pub(super) const fn database_of_tx(databases: &[Option<&'static str>]) -> Option<&'static str> {
     let mut database = None;

@@ -1,4 +1,5 @@
-//! A policy in use. The policy of a handler lives as long as the program, that of a layer as long as it is used.
+//! A policy in use. The policy of a handler lives as long as the program. The policy of a layer lives as long as it is
+//! used.
 
 use std::fmt;
 use std::ops::Deref;
@@ -24,7 +25,8 @@ impl PolicyHandle {
         matches!(self, Self::Layer(_))
     }
 
-    /// Returns whether other policies may have its scope. For layers, only the program knows.
+    /// Returns whether other policies may have the same scope. For a layer the library cannot know this, so the answer
+    /// is always true.
     pub(crate) fn may_share_scope(&self) -> bool {
         match self {
             Self::Handler(policy) => policy.shared_scope(),

@@ -31,10 +31,10 @@ use crate::policy::values::{
 /// The predicate of `cache_if`.
 pub(crate) type CacheIf = fn(&response::Parts) -> bool;
 
-/// The policy of one annotated handler, built at compile time by `#[idempotent(...)]`, or that of an
+/// The policy of one annotated handler, built at compile time by `#[idempotent(...)]`, or the policy of an
 /// [`IdempotencyLayer`](crate::IdempotencyLayer), built by [`Policy::builder`].
 ///
-/// [`policies`](crate::policies) lists those of the annotated handlers of the whole program.
+/// [`policies`](crate::policies) lists the policies of all annotated handlers of the program.
 ///
 /// # Examples
 ///
@@ -123,8 +123,8 @@ impl Settings {
 #[doc(hidden)]
 impl Policy {
     /// Creates the policy of a handler, at the location of the call. The attribute's expansion calls this. `path` names
-    /// a type in the static of the policy, in the handler's body. `databases` are the databases of the arguments that
-    /// look like a `Tx`.
+    /// a type in the static of the policy, in the handler's body. `databases` are the databases of the arguments whose
+    /// type is written like a `Tx`.
     #[track_caller]
     pub const fn of_handler(
         module: &'static str,
@@ -288,13 +288,12 @@ impl Policy {
         self.built.as_ref().map_or(self.settings.store, |built| built.store.as_deref())
     }
 
-    /// Returns what happens to a request if the store cannot be asked.
+    /// Returns what happens to a request if the store is unreachable.
     pub fn on_store_error(&self) -> OnStoreError {
         self.settings.on_store_error
     }
 
-    /// Returns the database of the handler's `Tx`, such as `"PostgreSQL"`; `None` if the handler
-    /// takes no `Tx`.
+    /// Returns the database of the handler's `Tx`, such as `"PostgreSQL"`. Returns `None` if the handler takes no `Tx`.
     pub fn database(&self) -> Option<&'static str> {
         self.database
     }
@@ -317,8 +316,8 @@ impl Policy {
         &self.settings
     }
 
-    /// Returns the policy of the same handler with other settings. A layer's policy cannot be changed in this way: it has
-    /// texts and lists of its own.
+    /// Returns the policy of the same handler with other settings. A layer's policy cannot be changed in this way,
+    /// because it has its own texts and lists.
     pub(crate) fn with_settings(&self, settings: Settings) -> Self {
         debug_assert!(self.built.is_none(), "only the policies of handlers are overridden");
         Self { location: self.location.clone(), settings, database: self.database, built: None, predicate: None }

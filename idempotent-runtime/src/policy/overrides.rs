@@ -22,7 +22,7 @@ pub struct PolicyOverride {
 }
 
 impl PolicyOverride {
-    /// Replaces `ttl`, how long a record is kept. A default lease is never longer than it.
+    /// Replaces `ttl`, how long a record is kept. A default lease is never longer than the ttl.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

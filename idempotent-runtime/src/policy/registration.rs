@@ -23,7 +23,7 @@ macro_rules! __policy {
     };
     ($policy:ident $function:literal [$($transaction:ty),*] $settings:expr) => {
         static $policy: $crate::__private::Policy = {
-            // Its type name contains the path of the function, with the type and the trait of its `impl` block.
+            // The name of this type contains the path of the function, with the type and the trait of its `impl` block.
             enum Here {}
             use $crate::__private::OtherArgument as _;
             $crate::__private::Policy::of_handler(

@@ -101,10 +101,11 @@ impl FingerprintSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InFlight {
-    /// 409, at once.
+    /// The duplicate gets 409 at once.
     Reject,
-    /// The response of the running request, if it is recorded within this time. A request that waits never executes. If
-    /// the running request ends without a recorded response, the waiting one gets 409 `not_recorded`.
+    /// The duplicate waits for at most this time, and gets the response of the running request if it is recorded by
+    /// then. A request that waits never executes. If the running request ends without a recorded response, the waiting
+    /// one gets 409 `not_recorded`.
     Wait(Duration),
 }
 
@@ -114,8 +115,8 @@ pub enum InFlight {
 pub enum AfterCrash {
     /// The next request runs the handler again, so the handler runs at least once.
     Rerun,
-    /// The next request is rejected, so the handler runs at most once. The claim never expires, whatever the ttl, until
-    /// it is completed, resolved or purged.
+    /// The next request is rejected, so the handler runs at most once. The claim never expires, whatever the ttl. It
+    /// stays until it is completed, resolved or purged.
     Reject,
 }
 
@@ -147,9 +148,9 @@ pub enum Stream {
     Pass,
 }
 
-/// The treatment of a request if the store cannot be asked (`on_store_error`).
+/// The treatment of a request if the store is unreachable (`on_store_error`).
 ///
-/// A full store can be asked, so the request gets 503 in either case.
+/// A full store is reachable, so the request gets 503 in either case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnStoreError {
@@ -161,7 +162,8 @@ pub enum OnStoreError {
 
 /// The isolation level of the transaction of a handler's `Tx` (`isolation`).
 ///
-/// It makes no difference on SQLite, which has one writer at a time and whose transactions are always serializable.
+/// The level makes no difference on SQLite, which has one writer at a time and whose transactions are always
+/// serializable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isolation {
@@ -172,7 +174,7 @@ pub enum Isolation {
 }
 
 impl Cache<'_> {
-    /// Returns whether a response with this status is recorded; `None` if only the predicate can decide.
+    /// Returns whether a response with this status is recorded. Returns `None` if only the predicate can decide.
     pub(crate) fn admits(self, status: StatusCode) -> Option<bool> {
         match self {
             Self::All => Some(true),
@@ -197,7 +199,7 @@ enum Listed<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// The attribute's expansion calls this.
+    /// Wraps names that are constants of the program. The attribute's expansion calls this function.
     #[doc(hidden)]
     pub const fn constants(names: &'static [&'static str]) -> Self {
         Self(Listed::Constants(names))

@@ -115,12 +115,13 @@ impl RegistryBuilder {
         self
     }
 
-    /// Renders every rejection, instead of the problem details of RFC 9457.
-    /// [`rejection::stripe`](crate::rejection::stripe) renders them for Stripe's SDKs. The request's head says what its
-    /// client accepts and which languages it reads.
+    /// Renders every rejection with this function, instead of the problem details of RFC 9457.
+    /// [`rejection::stripe`](crate::rejection::stripe) renders rejections for Stripe's SDKs. The request's head says
+    /// which media types and languages its client accepts.
     ///
-    /// If the renderer's response has no `Retry-After`, it gets that of the [rejection](Rejection::retry_after). A
-    /// renderer that changes only some rejections returns [`RejectedRequest::problem`] for the others.
+    /// If the renderer's response has no `Retry-After`, the response gets that of the
+    /// [rejection](Rejection::retry_after). A renderer that changes only some rejections returns
+    /// [`RejectedRequest::problem`] for the others.
     ///
     /// Without a renderer, a client whose `Accept` does not allow JSON gets the same content as `text/plain`.
     pub fn render_rejections(
@@ -133,12 +134,12 @@ impl RegistryBuilder {
 
     /// Replaces times and sizes in the policy of the annotated handlers with this scope, as the program's configuration
     /// says at start-up. [`policies`](crate::policies) shows the result once the registry is installed. A second call
-    /// for the scope keeps what the first one set, and replaces only the values that it names. Each call is checked by
-    /// itself.
+    /// for the scope keeps the values of the first call, and replaces only the values that it names. Each call is
+    /// checked by itself.
     ///
-    /// A claim or a record keeps what it was made with. Processes of one deployment should have the same values. This
-    /// does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). Such a policy is made at run
-    /// time: give the configured values to its [`Policy::builder`](crate::Policy::builder).
+    /// An existing claim or record keeps the values with which it was made. Processes of one deployment should have the
+    /// same values. This option does not change the policy of an [`IdempotencyLayer`](crate::IdempotencyLayer). Such a
+    /// policy is made at run time: give the configured values to its [`Policy::builder`](crate::Policy::builder).
     ///
     /// # Errors
     ///
@@ -171,11 +172,11 @@ impl RegistryBuilder {
     }
 
     /// Sets the `type` of every rejection, as your API documents it: this base and the rejection's
-    /// [`code`](Rejection::code), such as `https://api.example.com/problems/in_flight`. By default it is a page of this
+    /// [`code`](Rejection::code), such as `https://api.example.com/problems/in_flight`. The default is a page of this
     /// crate's documentation.
     ///
-    /// Beside [`render_rejections`](Self::render_rejections) it has an effect only where the renderer calls
-    /// [`RejectedRequest::problem_type`] or [`RejectedRequest::problem`].
+    /// Together with [`render_rejections`](Self::render_rejections), this option has an effect only where the renderer
+    /// calls [`RejectedRequest::problem_type`] or [`RejectedRequest::problem`].
     ///
     /// # Panics
     ///
@@ -209,7 +210,7 @@ impl RegistryBuilder {
     ///
     /// # Panics
     ///
-    /// If it is zero.
+    /// If `limit` is zero.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "`store_timeout` must be greater than zero");
         self.store_timeout = limit;
@@ -221,18 +222,18 @@ impl RegistryBuilder {
     ///
     /// A live record never changes, so no retry gets another response, with two exceptions:
     ///
-    /// - **A purge in another process**, by `idempotent-cli` or by hand, is not seen here. This process replays the response
-    ///   until `max_age` has passed, while others run the handler again. This process sees a purge by the
-    ///   [`inspector`](crate::inspector) of this registry at once. It also sees a look-up there that finds nothing, under
-    ///   the name of the store that was used.
-    /// - **A store that loses a record**, for instance a Redis that fails over. Other processes run the handler again, while
-    ///   this one replays the first response.
+    /// - **A purge in another process**, by `idempotent-cli` or by hand, is not seen by this process. It replays the
+    ///   response until `max_age` has passed, while other processes run the handler again. A purge by the
+    ///   [`inspector`](crate::inspector) of this registry removes the response from this process at once. So does a
+    ///   look-up in that inspector that finds nothing, if it names the store as the handler does.
+    /// - **A store that loses a record**, for instance a Redis that fails over. Other processes run the handler again,
+    ///   while this process replays the first response.
     ///
     /// So choose a `max_age` as long as a client retries, for instance a minute, and not as long as records live. If
-    /// the memory is full, records are removed from it, and their retries ask the store again. One record can take
-    /// nearly all of it. Records that are older than `max_age` are freed when later ones are kept. Results of steps are
-    /// never kept. A store in memory does not need this setting. Records are kept as the store has them: sealed records
-    /// stay sealed.
+    /// the memory is full, records are removed from it, and their retries read the store again. One record can take
+    /// nearly all of the memory. Records that are older than `max_age` are freed when later records are kept. Results
+    /// of steps are never kept. A store in memory does not need this setting. Records are kept as the store has them:
+    /// sealed records stay sealed.
     ///
     /// # Examples
     ///
@@ -248,7 +249,7 @@ impl RegistryBuilder {
     ///
     /// # Panics
     ///
-    /// If one of them is zero.
+    /// If `max_bytes` or `max_age` is zero.
     #[cfg(feature = "near-cache")]
     pub fn near_cache(mut self, max_bytes: usize, max_age: Duration) -> Self {
         assert!(max_bytes > 0, "`max_bytes` of the near cache must be greater than zero");
@@ -303,7 +304,7 @@ impl Registry {
         Self::builder(store).build()
     }
 
-    /// Begins a registry with this default store. Options can follow.
+    /// Creates a builder of a registry with this default store.
     pub fn builder(default_store: impl StoreAdmin) -> RegistryBuilder {
         RegistryBuilder::new(default_store)
     }

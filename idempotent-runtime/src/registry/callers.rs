@@ -8,14 +8,15 @@ use http::request::Parts;
 use crate::registry::build::RegistryBuilder;
 
 impl RegistryBuilder {
-    /// Names the caller of every request whose handler or layer names none: the principal that owns the key, such as a
-    /// tenant or a user. Each caller has its own keys, and may use other credentials for each attempt.
+    /// Sets the function that names the caller of every request whose handler or layer names none: the principal that
+    /// owns the key, such as a tenant or a user. Each caller has its own keys, and may use other credentials for each
+    /// attempt.
     ///
     /// The function gets the head of the request as the last extractor of its handler sees it, with the extensions that
     /// an authentication middleware has added. **Take the caller from authenticated data**: a client that can claim to
-    /// be another caller gets that caller's responses. `None` means that the request has no caller. Then its
-    /// credentials identify it: see [`credential_headers`](Self::credential_headers). `caller = expr` on a handler
-    /// takes precedence over this function.
+    /// be another caller gets that caller's responses. `None` means that the request has no caller. Then the request's
+    /// credentials identify its client: see [`credential_headers`](Self::credential_headers). `caller = expr` on a
+    /// handler takes precedence over this function.
     ///
     /// # Examples
     ///
@@ -34,8 +35,8 @@ impl RegistryBuilder {
         self
     }
 
-    /// The headers that identify a client if no caller is named; `Authorization`, `Proxy-Authorization`, `Cookie` and
-    /// `X-Api-Key` by default. This list replaces them.
+    /// Sets the headers that identify a client if no caller is named. The default is `Authorization`,
+    /// `Proxy-Authorization`, `Cookie` and `X-Api-Key`. This list replaces the default.
     ///
     /// All lines of these headers are part of the fingerprint. A key that comes with other values gets 422
     /// `other_credentials`, and never the response. Cookies in several lines, as HTTP/2 can send them, equal the same

@@ -1,4 +1,5 @@
-//! Installs a registry for the program or a router, after checking that it has what the handlers need.
+//! Installs a registry for the program or a router, after checking that the registry has everything that the handlers
+//! need.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -16,8 +17,8 @@ use crate::registry::scopes;
 use crate::store::contract::StoreAdmin;
 use crate::sync::atomic::Ordering;
 
-/// The default size of a sqlx pool. A smaller size was chosen, perhaps without considering handlers that need two
-/// connections.
+/// The default size of a sqlx pool. A smaller size was chosen by the application, perhaps without considering handlers
+/// that need two connections.
 const MANY_CONNECTIONS: u32 = 10;
 
 static INSTALLED: OnceLock<Registry> = OnceLock::new();
@@ -40,8 +41,8 @@ pub fn install(store: impl StoreAdmin) -> Result<Registry, InstallError> {
     Registry::new(store).install()
 }
 
-/// Returns every annotated handler of the program, ordered by module, name and location. The policies are those under the
-/// installed registry, if there is one: with the changes of its [`policy`](crate::RegistryBuilder::policy).
+/// Returns every annotated handler of the program, ordered by module, name and location. The policies are those under
+/// the installed registry, if there is one: with the changes of its [`policy`](crate::RegistryBuilder::policy).
 ///
 /// The references are `'static` without a leak: a handler's policy is a constant of the program, and the installed
 /// registry, which keeps the changed ones, is never removed.
@@ -61,12 +62,12 @@ impl Registry {
     ///
     /// With the feature `metrics`, the series of all annotated handlers begin at 0 now, if a recorder is installed.
     ///
-    /// It logs two warnings, each once:
+    /// `install` can log two warnings, each once:
     ///
-    /// - the handlers without a caller, if the registry has no [`caller`](crate::RegistryBuilder::caller) either: a client
-    ///   that renews its credentials between two attempts is rejected there;
-    /// - each store whose handlers take a [`Tx`](crate::Tx) from a pool of fewer than ten connections, because a handler that
-    ///   takes a second connection can exhaust it.
+    /// - the handlers without a caller, if the registry has no [`caller`](crate::RegistryBuilder::caller) either: such
+    ///   a handler rejects a client that renews its credentials between two attempts;
+    /// - each store whose handlers take a [`Tx`](crate::Tx) from a pool of fewer than ten connections, because a
+    ///   handler that takes a second connection can exhaust the pool.
     ///
     /// # Errors
     ///
@@ -94,10 +95,12 @@ impl Registry {
         extensions.get::<Self>().cloned().or_else(Self::installed)
     }
 
-    /// A layer that gives this registry to the routes under it. It takes precedence over the installed registry.
+    /// Returns a layer that gives this registry to the routes under it. This registry takes precedence over the
+    /// installed one.
     ///
-    /// It cannot reject what [`install`](Self::install) rejects. Handlers that have one scope without `shared_scope` on
-    /// each are logged at ERROR, once for each registry. Handlers that have the same default scope answer 503.
+    /// `layer` cannot return the errors of [`install`](Self::install). If handlers have one scope without
+    /// `shared_scope` on each, an ERROR is logged, once for each registry. Handlers that have the same default scope
+    /// answer 503.
     pub fn layer(&self) -> Extension<Self> {
         self.compare_scopes();
         Extension(self.clone())
@@ -156,7 +159,7 @@ impl Registry {
         observe::begin_series(stores.map(|store| store.name()));
     }
 
-    /// Logs once the conflicts of explicit scopes that `install` would have reported.
+    /// Logs, once for each registry, the conflicts of explicit scopes that `install` would have reported.
     fn compare_scopes(&self) {
         if self.is_disabled() {
             return;
@@ -166,7 +169,8 @@ impl Registry {
         }
         self.begin_series();
         for (first, second) in scopes::conflicts(written_policies()) {
-            // Requests of handlers with the same default scope are rejected, and each rejection tells the reason.
+            // Requests of handlers with the same default scope are rejected, and each rejection is logged with the
+            // reason.
             if !(first.settings().has_default_scope && second.settings().has_default_scope) {
                 telemetry::shared_scope(first, second);
             }

@@ -58,10 +58,11 @@ pub enum InstallError {
         /// The other.
         second: String,
     },
-    /// Two handlers have the same scope, so that one could replay the other's responses, and not both say `shared_scope`.
+    /// Two handlers have the same scope, so that one could replay the other's responses, and not both say
+    /// `shared_scope`.
     ///
-    /// This applies to handlers on different stores too: two names can be one store, and operators, metrics and limits identify a
-    /// handler by its scope.
+    /// This applies to handlers on different stores too: two names can be one store, and operators, metrics and limits
+    /// identify a handler by its scope.
     #[error(
         "the handlers {first} and {second} have the same scope {scope:?}, so that one could replay the other's responses; \
          give each its own with `scope = \"…\"`, or write `scope = {scope:?}, shared_scope` on both \

@@ -1,5 +1,5 @@
-//! The registry: the stores by name and the renderer of rejections. It is installed once at start-up, or layered onto
-//! one router.
+//! The registry: the stores by name, and the settings of all handlers. It is installed once at start-up, or layered
+//! onto one router.
 
 pub(crate) mod build;
 mod callers;
@@ -98,11 +98,12 @@ impl Registry {
     /// Call it at shutdown, after the server has stopped accepting requests. Returns how many handlers still run. When
     /// their leases have expired, their retries run again or are rejected, as `after_crash` says.
     ///
-    /// It does not wait for a request that waits for another one (`in_flight = wait`), because such a request executes
-    /// nothing.
+    /// `drain` does not wait for a request that waits for another one (`in_flight = wait`), because such a request
+    /// executes nothing.
     ///
-    /// It also waits until claims under which nothing ran are released, if the response to the claim was lost. They do
-    /// not count as handlers, but under `after_crash = "reject"` a claim that stays would reject its key.
+    /// `drain` also waits until claims under which nothing ran are released, if the store's answer to the claim was
+    /// lost. These claims do not count as handlers, but under `after_crash = "reject"` such a claim would reject later
+    /// requests with its key if it stayed.
     ///
     /// # Cancel safety
     ///
@@ -161,9 +162,9 @@ impl Registry {
         written_policies().map(|written| self.0.overrides.over(written))
     }
 
-    /// Returns the store of the handler; `None` if this registry cannot serve the handler.
+    /// Returns the store of the handler. Returns `None` if this registry cannot serve the handler.
     pub(crate) fn store_for(&self, policy: &Policy) -> Option<&StoreHandle> {
-        // `install` would have reported this. A layer learns of handlers only from their requests.
+        // `install` would have reported the shared scope. A layer learns of handlers only from their requests.
         if policy.settings().has_default_scope && shared_default_scopes().contains(policy.scope()) {
             return None;
         }

@@ -3,7 +3,7 @@
 use crate::registry::build::RegistryBuilder;
 
 impl RegistryBuilder {
-    /// Stores digests of keys and callers, so a reader of the store learns neither.
+    /// Stores digests of keys and callers, so a reader of the store sees neither keys nor callers.
     ///
     /// Add [`digest_with`](Self::digest_with): without a secret, a caller that can be guessed, such as a number, can be
     /// found by digesting all candidates, and the digests are the same in each deployment.
@@ -17,7 +17,8 @@ impl RegistryBuilder {
         self
     }
 
-    /// The secret of this registry, for all that it derives from keys and requests:
+    /// Sets the secret of this registry. The registry uses the secret for all values that it derives from keys and
+    /// requests:
     ///
     /// | | without a secret | with it |
     /// |---|---|---|
@@ -25,11 +26,11 @@ impl RegistryBuilder {
     /// | digests of keys and callers under [`digest_keys`](Self::digest_keys) | SHA-256, the same in each deployment | HMAC-SHA-256 |
     /// | fingerprints | keyed by the first key of [`seal_with`](Self::seal_with), if any | keyed by the secret |
     ///
-    /// **It never changes.** All processes of a deployment have it, and each deployment has its own. It is not rotated
-    /// with the sealing keys: with another secret, other services would take a retry for a new operation, and under
-    /// `digest_keys` the registry would find no earlier record, so that retries **run again**. So use a separate key,
-    /// and keep it in the same place as the sealing keys. Before you add it to a service that has requests in progress,
-    /// see [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
+    /// **The secret never changes.** All processes of a deployment have the same secret, and each deployment has its
+    /// own. The secret is not rotated with the sealing keys: with another secret, other services would take a retry for
+    /// a new operation, and under `digest_keys` the registry would find no earlier record, so that retries **run
+    /// again**. So use a separate key, and keep it in the same place as the sealing keys. Before you add the secret to
+    /// a service that has requests in progress, see [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
     ///
     /// # Examples
     ///
@@ -56,9 +57,9 @@ impl RegistryBuilder {
     /// [`digest_keys`](Self::digest_keys), caller and key. All that is replayed or compared is authenticated: status,
     /// header lines, body, fingerprint, time and expiry, with the record's key, store and
     /// [deployment](crate::SealingKeys::deployment). A record that was changed, or moved to another place, is rejected
-    /// with 503 and logged. So is one that no key opens, one that its store has kept for longer than its `ttl`, and one
-    /// that is not sealed, unless [`accept_unsealed_until`](Self::accept_unsealed_until) allows it. A rejected record
-    /// never runs again.
+    /// with 503 and logged. The same holds for a record that no key opens, for a record that its store has kept for
+    /// longer than its `ttl`, and for a record that is not sealed, unless
+    /// [`accept_unsealed_until`](Self::accept_unsealed_until) allows it. A rejected record never runs again.
     ///
     /// The `ttl` is compared by the clocks of the processes. They may differ by two seconds, or by a hundredth of the
     /// `ttl` if that is more. An attacker with write access to the store can still delete a record or put an older one
@@ -88,10 +89,10 @@ impl RegistryBuilder {
     /// Reads records that are encrypted with one of these keys, and writes records, claims and fingerprints as a
     /// registry without keys does.
     ///
-    /// It is for a rolling deploy that turns [`seal_with`](Self::seal_with) on or off. First all processes get the keys
-    /// by `open_with`. In the next deploy, the new processes have `seal_with`, and the old ones can read what these
-    /// write. To turn sealing off, do the same in reverse. The last call of the two decides. See
-    /// [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
+    /// Use this setting in a rolling deploy that turns [`seal_with`](Self::seal_with) on or off. First all processes
+    /// get the keys by `open_with`. In the next deploy, the new processes have `seal_with`, and the old processes can
+    /// read the records of the new ones. To turn sealing off, do the same in reverse. The last call of `seal_with` or
+    /// `open_with` decides. See [`changing_a_policy`](crate::guide::changing_a_policy#secrets).
     ///
     /// # Examples
     ///
@@ -117,9 +118,9 @@ impl RegistryBuilder {
     /// Replays unsealed records up to this time, and rejects them afterwards. Without this setting,
     /// [`seal_with`](Self::seal_with) rejects them at once.
     ///
-    /// This is for the change to `seal_with`: give the time of the deployment plus the longest `ttl` of all handlers,
-    /// as a fixed time. A time that is counted from the start of the process would never come. Before that time, an
-    /// attacker with write access to the store can plant a response.
+    /// Use this setting for the change to `seal_with`: give the time of the deployment plus the longest `ttl` of all
+    /// handlers, as a fixed time. A time that is counted from the start of the process moves with every restart. Before
+    /// that time, an attacker with write access to the store can plant a response.
     ///
     /// # Examples
     ///

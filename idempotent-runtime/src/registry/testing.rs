@@ -1,4 +1,4 @@
-//! Registries for tests: one that counts, and one that guards nothing.
+//! Registries for tests: one with an observer, and one that guards nothing.
 
 use crate::observe::event::Observer;
 use crate::registry::Registry;
@@ -6,13 +6,14 @@ use crate::registry::build::RegistryBuilder;
 use crate::store::memory::store::MemoryStore;
 
 impl Registry {
-    /// A registry under which handlers run unguarded: nothing is claimed, recorded, replayed or waited for, a handler ends
-    /// when its client disconnects, and **every retry executes again**. It logs this once, at WARN.
+    /// Creates a registry under which handlers run unguarded: nothing is claimed, recorded, replayed or awaited, a
+    /// handler ends when its client disconnects, and **every retry executes again**. Each call logs a WARN that says
+    /// so.
     ///
     /// Use it for tests of what a handler does, and of clients whose retries must not be hidden. Requests are still
     /// validated: a missing key that is `required` is rejected, and so is a malformed key.
-    /// [`Idempotency`](crate::Idempotency) has the key and downstream keys, and attempt 1 each time. Its steps run and record
-    /// nothing. A handler with a `Tx` is rejected with 500 `transaction_failed`, because there is no database.
+    /// [`Idempotency`](crate::Idempotency) has the key and downstream keys, and attempt 1 each time. Its steps run and
+    /// record nothing. A handler with a `Tx` is rejected with 500 `transaction_failed`, because there is no database.
     ///
     /// # Examples
     ///

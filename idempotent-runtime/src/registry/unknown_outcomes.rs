@@ -1,4 +1,4 @@
-//! Counts the unknown outcomes in the stores. They remain after the processes that left them.
+//! Counts the unknown outcomes in the stores. An unknown outcome remains in its store after its process has ended.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,17 +16,17 @@ use crate::store::entry::UnknownOutcomes;
 use crate::store::handle::StoreHandle;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// The delay of the first count: at its start, a process has more urgent calls to its store.
+/// The delay of the first count, because a process has more urgent calls to its store when it starts.
 const FIRST_COUNT: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_secs(15);
 /// The least time between two counts, even if the numbers are requested more often.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
-/// Counts for one registry until this is dropped.
+/// Counts for one registry until this value is dropped.
 pub(crate) struct UnknownGauge {
     number: u64,
     stores: Arc<Vec<StoreHandle>>,
-    // Not a `BackgroundTask`: every request checks this, and must not take a lock.
+    // This is not a `BackgroundTask`, because every request checks this flag and must not take a lock.
     is_counting: Arc<AtomicBool>,
     task: Mutex<Option<AbortHandle>>,
 }
@@ -72,7 +72,7 @@ impl Drop for UnknownGauge {
     }
 }
 
-/// Exists while the task runs.
+/// This value exists while the task runs.
 struct Counting(Arc<AtomicBool>);
 
 impl Drop for Counting {
@@ -129,12 +129,13 @@ fn sum(known: &[Option<UnknownOutcomes>]) -> UnknownOutcomes {
 #[derive(Default)]
 struct Table {
     by_registry: HashMap<u64, UnknownOutcomes>,
-    /// The scopes that have had a number: without unknown outcomes it must become 0.
+    /// The scopes that have had a number. When a scope has no unknown outcomes any more, its number must become 0.
     scopes: BTreeSet<String>,
 }
 
 impl Table {
-    /// Two registries over one store count the same entries, so this shows the largest number.
+    /// Shows the largest number of all registries for each scope, because two registries over one store count the same
+    /// entries.
     #[expect(clippy::cast_precision_loss, reason = "no store has 2^52 unknown outcomes")]
     fn show(&mut self) {
         LazyLock::force(&METERS);

@@ -3,8 +3,9 @@
 use axum::response::Response;
 use http::response::Parts;
 
-/// The response is an answer of a guard or of a step instead of the handler's response. No guard records it, whatever
-/// statuses its policy records and whichever keys the two requests have, because a later retry gets another answer.
+/// An extension of a response: it is an answer of a guard or of a step instead of the handler's response. No guard
+/// records it, whatever statuses its policy records and whichever keys the two requests have, because a later retry
+/// gets another answer.
 #[derive(Clone, Copy)]
 struct IsRejection;
 
@@ -13,7 +14,7 @@ pub(crate) fn marked(mut response: Response) -> Response {
     response
 }
 
-/// Marks a rejection that an inner guard has recognised in another way, for the outer guards.
+/// Marks a rejection for the outer guards, after an inner guard has recognised it in another way.
 pub(crate) fn mark(parts: &mut Parts) {
     parts.extensions.insert(IsRejection);
 }

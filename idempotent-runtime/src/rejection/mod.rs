@@ -1,5 +1,5 @@
-//! The answers of the guard instead of the handler's response, as problem details (RFC 9457) or in the format that other
-//! clients expect.
+//! The answers of the guard instead of the handler's response, as problem details (RFC 9457) or in the format that
+//! other clients expect.
 
 pub(crate) mod mark;
 pub(crate) mod problem;

@@ -9,10 +9,10 @@ use crate::policy::values::KeyFormat;
 
 /// An answer of the guard instead of the handler's response.
 ///
-/// As a response it is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension member `code`. A
-/// guard answers `text/plain` to a client whose `Accept` leaves out JSON.
-/// [`RegistryBuilder::render_rejections`](crate::RegistryBuilder::render_rejections) replaces it for clients that need
-/// another format, such as [`stripe`](crate::rejection::stripe())'s.
+/// As a response, a rejection is `application/problem+json` with `type`, `title`, `status`, `detail` and the extension
+/// member `code`. A guard answers `text/plain` to a client whose `Accept` leaves out JSON.
+/// [`RegistryBuilder::render_rejections`](crate::RegistryBuilder::render_rejections) replaces this format for clients
+/// that need another one, such as [`stripe`](crate::rejection::stripe())'s.
 ///
 /// # Examples
 ///
@@ -36,7 +36,7 @@ pub enum Rejection {
     /// The key is malformed.
     #[non_exhaustive]
     InvalidKey {
-        /// What is wrong with it.
+        /// What is wrong with the key.
         reason: InvalidKey,
         /// The least number of characters of a key (`min_key_length`).
         min_length: usize,
@@ -52,12 +52,12 @@ pub enum Rejection {
     InFlight {
         /// When the client should retry.
         retry_after: Duration,
-        /// Whether parts of the request may have taken effect: its handler waited for a [step](crate::Idempotency::step)
-        /// that an earlier attempt still runs.
+        /// Whether parts of the request may have taken effect: its handler waited for a
+        /// [step](crate::Idempotency::step) that an earlier attempt still runs.
         may_have_run: bool,
     },
-    /// This request waited for the first one (`in_flight = wait`), which ended without a recorded response. This request ran
-    /// nothing. A retry with the same key executes, or gets the response of another request that does.
+    /// This request waited for the first one (`in_flight = wait`), which ended without a recorded response. This
+    /// request ran nothing. A retry with the same key executes, or gets the response of another request that executes.
     #[non_exhaustive]
     NotRecorded {
         /// When to retry.
@@ -99,19 +99,20 @@ pub enum Rejection {
         /// Whether the request may have taken effect: the store became unavailable while or after the handler ran.
         may_have_run: bool,
     },
-    /// The database aborted the handler's transaction because it conflicts with another one: a serialization failure or a
-    /// deadlock. Nothing was kept, and a retry is likely to succeed.
+    /// The database aborted the handler's transaction because it conflicts with another one: a serialization failure or
+    /// a deadlock. Nothing was kept, and a retry is likely to succeed.
     TransactionConflict,
-    /// The handler takes a `Tx` of another database than that of its store; or it did not give the `Tx` back; or the
-    /// transaction ended while the handler ran; or a deferred constraint failed at the end of the transaction. The
-    /// program must be changed.
+    /// The handler's transaction failed because of a mistake in the program. Some examples: the handler takes a `Tx` of
+    /// another database than that of its store, or takes two; the handler did not give the `Tx` back; a guard around
+    /// the handler has the same key; the transaction ended, was aborted or became read-only while the handler ran; a
+    /// deferred constraint failed at the end of the transaction. The program must be changed.
     TransactionFailed,
-    /// The value of `fingerprint = expr` has no digest, because it contains a float that is not finite, or its `Serialize`
-    /// fails. The program must be changed.
+    /// The value of `fingerprint = expr` has no digest, because it contains a float that is not finite, or its
+    /// `Serialize` fails. The program must be changed.
     FingerprintFailed,
     /// A step of the handler cannot run, or its result cannot be recorded or read. The program must be changed.
     ///
-    /// Only handlers send this answer, through a [`StepError`](crate::StepError).
+    /// Only a handler sends this answer, through a [`StepError`](crate::StepError).
     StepFailed,
 }
 
@@ -136,7 +137,7 @@ pub(crate) const CODES: [&str; 15] = [
 ];
 
 impl Rejection {
-    /// The status of the response.
+    /// Returns the status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingKey { .. } | Self::InvalidKey { .. } => StatusCode::BAD_REQUEST,
@@ -154,7 +155,7 @@ impl Rejection {
         }
     }
 
-    /// The stable code for programs.
+    /// Returns the stable code for programs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::MissingKey { .. } => "missing_key",
@@ -175,7 +176,7 @@ impl Rejection {
         }
     }
 
-    /// The name for logs and metrics: the code, except where an execution has an outcome of that name.
+    /// Returns the name for logs and metrics. This is the code, unless an execution has an outcome of the same name.
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::NotRecorded { .. } => "waited_not_recorded",
@@ -183,8 +184,8 @@ impl Rejection {
         }
     }
 
-    /// The stable `type` of the problem: the URL of its documentation.
-    /// [`RegistryBuilder::problem_types`](crate::RegistryBuilder::problem_types) replaces it.
+    /// Returns the stable `type` of the problem: the URL of its documentation.
+    /// [`RegistryBuilder::problem_types`](crate::RegistryBuilder::problem_types) replaces this URL.
     pub fn problem_type(&self) -> &'static str {
         macro_rules! documented_at {
             ($variant:literal) => {
@@ -213,12 +214,12 @@ impl Rejection {
         }
     }
 
-    /// [`problem_type`](Self::problem_type), or the code appended to this base.
+    /// Returns the code appended to this base, or [`problem_type`](Self::problem_type) without a base.
     pub(super) fn problem_type_in(&self, base: Option<&str>) -> String {
         base.map_or_else(|| self.problem_type().to_owned(), |base| format!("{base}{code}", code = self.code()))
     }
 
-    /// The stable summary for people.
+    /// Returns the stable summary for people.
     pub fn title(&self) -> &'static str {
         match self {
             Self::MissingKey { .. } => "An idempotency key is required",
@@ -240,7 +241,8 @@ impl Rejection {
         }
     }
 
-    /// What happened to this request, and what the client should do. It never contains the key.
+    /// Returns a text that says what happened to this request, and what the client should do. The text never contains
+    /// the key.
     pub fn detail(&self) -> String {
         match self {
             Self::MissingKey { header } => {
@@ -301,7 +303,7 @@ impl Rejection {
         }
     }
 
-    /// When to retry, if a retry can help.
+    /// Returns how long the client should wait before a retry, if a retry can help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight { retry_after, .. }
@@ -314,7 +316,7 @@ impl Rejection {
         }
     }
 
-    /// The value of `Retry-After`: in whole seconds, rounded up.
+    /// Returns the value of `Retry-After` in whole seconds, rounded up.
     pub(crate) fn retry_after_seconds(&self) -> Option<HeaderValue> {
         let retry_after = self.retry_after()?;
         Some(HeaderValue::from(retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0))))

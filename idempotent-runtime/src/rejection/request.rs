@@ -1,4 +1,4 @@
-//! The request that is rejected, and which formats its client accepts.
+//! The request that is rejected, and the formats that its client accepts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use http::{HeaderMap, Method, Request, Uri, header};
 use crate::rejection::problem::Rejection;
 
 /// The head of a rejected request, for [`render_rejections`](crate::RegistryBuilder::render_rejections). A renderer can
-/// read from it what the client accepts, its languages, or a header to echo.
+/// read from the head what the client accepts, the client's languages, or a header to echo.
 ///
-/// It is the head that the handler's arguments see: if the handler's router is nested, its prefix is removed from the
-/// URI. The headers contain everything that the client sent, including credentials.
+/// The head is the one that the handler's arguments see: if the handler's router is nested, the router's prefix is
+/// removed from the URI. The headers contain everything that the client sent, including credentials.
 ///
 /// # Examples
 ///
@@ -36,29 +36,29 @@ pub struct RejectedRequest {
 }
 
 impl RejectedRequest {
-    /// The method.
+    /// Returns the method.
     pub fn method(&self) -> &Method {
         &self.method
     }
 
-    /// The URI.
+    /// Returns the URI.
     pub fn uri(&self) -> &Uri {
         &self.uri
     }
 
-    /// The headers.
+    /// Returns the headers.
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// The `type` of the rejection: [`Rejection::problem_type`], or the address under
+    /// Returns the `type` of the rejection: [`Rejection::problem_type`], or the address under
     /// [`problem_types`](crate::RegistryBuilder::problem_types).
     pub fn problem_type(&self, rejection: &Rejection) -> String {
         rejection.problem_type_in(self.problem_types.as_deref())
     }
 
-    /// The default answer, for rejections that a renderer does not change: problem details, or `text/plain` if the
-    /// client does not accept JSON.
+    /// Returns the default answer, for rejections that a renderer does not change: problem details, or `text/plain` if
+    /// the client does not accept JSON.
     ///
     /// ```
     /// use axum::http::header::ACCEPT_LANGUAGE;
@@ -93,14 +93,14 @@ impl From<&Parts> for RejectedRequest {
     }
 }
 
-/// Without the URI and the headers, which can contain keys and credentials.
+/// Shows neither the URI nor the headers, because they can contain keys and credentials.
 impl fmt::Debug for RejectedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RejectedRequest").field("method", &self.method).finish_non_exhaustive()
     }
 }
 
-/// What a guard keeps of a request in case it is rejected.
+/// The data of a request that a guard keeps, in case the request is rejected.
 #[derive(Clone, Debug)]
 pub(crate) struct Audience {
     accepts_json: bool,
@@ -119,7 +119,7 @@ impl Audience {
         Self { accepts_json: accepts_json(headers), request: None }
     }
 
-    /// For a registry with a renderer. The renderer itself evaluates `Accept`.
+    /// Creates the audience for a registry with a renderer. The renderer itself evaluates `Accept`.
     pub(crate) fn with_head(request: RejectedRequest, problem_types: Option<Arc<str>>) -> Self {
         Self { accepts_json: true, request: Some(Arc::new(RejectedRequest { problem_types, ..request })) }
     }
@@ -133,8 +133,8 @@ impl Audience {
     }
 }
 
-/// Whether the client accepts problem details, or does not say what it accepts. Runs for every request, so it allocates
-/// nothing.
+/// Returns whether the client accepts problem details, or does not say what it accepts. This function runs for every
+/// request, so it allocates nothing.
 fn accepts_json(headers: &HeaderMap) -> bool {
     let ranges = || {
         let lines = headers.get_all(header::ACCEPT).into_iter();
@@ -151,14 +151,14 @@ fn accepts_json(headers: &HeaderMap) -> bool {
         || ranges().any(|(range, is_accepted)| is_accepted && is_some_json(range))
 }
 
-/// Whether this is the name of a JSON format, such as `application/vnd.api+json`.
+/// Returns whether this is the name of a JSON format, such as `application/vnd.api+json`.
 fn is_some_json(range: &[u8]) -> bool {
     let (begin, end) = (b"application/", b"+json");
     let is = |part: Option<&[u8]>, wanted: &[u8]| part.is_some_and(|part| part.eq_ignore_ascii_case(wanted));
     is(range.get(..begin.len()), begin) && is(range.len().checked_sub(end.len()).and_then(|at| range.get(at..)), end)
 }
 
-/// The range without its parameters, and whether its weight is not 0.
+/// Returns the range without its parameters, and whether its weight is not 0.
 fn media_range(text: &[u8]) -> (&[u8], bool) {
     let mut parts = text.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
     let range = parts.next().unwrap_or_default();

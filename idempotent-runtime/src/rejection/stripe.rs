@@ -7,10 +7,11 @@ use serde::Serialize;
 use crate::rejection::problem::Rejection;
 use crate::rejection::request::RejectedRequest;
 
-/// Stripe's SDKs follow this header before they look at the status.
+/// Stripe's SDKs follow this header before they check the status.
 static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
 
-/// Renders a rejection in the format of Stripe's API, for [`render_rejections`](crate::RegistryBuilder::render_rejections).
+/// Renders a rejection in the format of Stripe's API, for
+/// [`render_rejections`](crate::RegistryBuilder::render_rejections).
 ///
 /// Stripe's own SDKs, and programs that are written for them, read errors only from the member `error` of the body.
 /// stripe-node treats every body without that member as a success, whatever the status: it even returns a 409 with
@@ -34,15 +35,17 @@ static SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry")
 /// | `fingerprint_failed` | 500 | `api_error` | `fingerprint_failed` | `StripeAPIError`, `APIError` | false |
 /// | `step_failed` | 500 | `api_error` | `step_failed` | `StripeAPIError`, `APIError` | false |
 ///
-/// `code` is Stripe's code if Stripe has one, and [`Rejection::code`] otherwise. `message` says what happened and what to do.
-/// `doc_url` is [`RejectedRequest::problem_type`]. `Stripe-Should-Retry: true`, always with `Retry-After`, makes the SDKs retry
-/// with the same key, as often as their `maxNetworkRetries` allows. `false` stops them.
+/// `code` is Stripe's code if Stripe has one, and [`Rejection::code`] otherwise. `message` says what happened and what
+/// to do. `doc_url` is [`RejectedRequest::problem_type`]. `Stripe-Should-Retry: true`, always with `Retry-After`, makes
+/// the SDKs retry with the same key, as often as their `maxNetworkRetries` allows. `false` stops them.
 ///
-/// Some statuses differ from [`Rejection::status`], because Stripe's clients would draw the wrong conclusion from it:
+/// Some statuses differ from [`Rejection::status`], because Stripe's clients would draw the wrong conclusion from that
+/// status:
 ///
 /// - The SDKs report a reused key as an idempotency error only if the status is 400.
-/// - If the request was or may have been executed, and no retry will tell, the status is 500. Stripe's clients look up the
-///   outcome after a 500. After a 4xx they assume that the request had no effect, and may send it again with a new key.
+/// - If the request was or may have been executed, and no retry can show the outcome, the status is 500. Stripe's
+///   clients look up the outcome after a 500. After a 4xx they assume that the request had no effect, and may send it
+///   again with a new key.
 ///
 /// # Examples
 ///
@@ -75,7 +78,7 @@ pub fn stripe(rejection: Rejection, request: &RejectedRequest) -> Response {
     response
 }
 
-/// The status, `type` and `code` of Stripe's API.
+/// Returns the status, the `type` and the `code` of Stripe's API.
 fn dialect(rejection: &Rejection) -> (StatusCode, &'static str, &'static str) {
     match rejection {
         Rejection::MissingKey { .. } | Rejection::InvalidKey { .. } => {

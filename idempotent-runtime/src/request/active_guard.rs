@@ -1,4 +1,4 @@
-//! A guard while its handler runs, and the runs beneath it under its claim.
+//! A guard while its handler runs, and the runs beneath the guard that use its claim.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::request::covered_run::Answer;
 use crate::request::covered_runs::CoveredRuns;
 use crate::sync::atomic::Ordering;
 
-/// The guard while its handler runs. When it is dropped, its claim has ended, and nothing runs under the claim any
-/// more.
+/// The guard while its handler runs. When this value is dropped, the claim has ended, and nothing runs under the claim
+/// any more.
 pub(crate) struct ActiveGuard(Arc<Execution>);
 
 impl ActiveGuard {
@@ -41,7 +41,7 @@ impl ActiveGuard {
         self.0.is_rejection(parts)
     }
 
-    /// The runs beneath the guard under its claim.
+    /// Returns the runs beneath the guard that use its claim.
     pub(super) fn covered_runs(&self) -> &CoveredRuns {
         &self.0.run.covered_runs
     }

@@ -77,7 +77,7 @@ impl Admission {
         Registry::render(self.registry.as_ref(), rejection, self.execution.audience())
     }
 
-    /// Reports how a request ends that does not execute the handler.
+    /// Reports the outcome of a request that does not execute the handler.
     pub(super) fn report(&self, outcome: Outcome, event: Event) {
         outcome.report(&self.span, &self.policy);
         if let Some(registry) = &self.registry {

@@ -42,7 +42,8 @@ impl http_body::Body for Resumed {
         let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(read + rest.lower());
-        // A server stops after the length that it was given, and would not reach an error or trailers behind it.
+        // A server stops reading after the length that the hint states, and would not reach an error or trailers after
+        // the data.
         let is_data_alone = data().count() == self.read.len();
         if let Some(upper) = rest.upper().filter(|_| is_data_alone) {
             hint.set_upper(read + upper);

@@ -63,9 +63,9 @@ macro_rules! tuples {
 
 tuples!(A, A B, A B C, A B C D, A B C D E, A B C D E F);
 
-/// The value of the expression. The compiler takes the first method `idempotent_caller` that fits the type: of this
-/// type, or of one that it dereferences to. Each type has only one candidate, so a mistake in the expression causes no
-/// second error.
+/// The value of the expression. The compiler takes the first method `idempotent_caller` that fits the type: the method
+/// of this type, or of a type that this type dereferences to. Each type has only one candidate, so a mistake in the
+/// expression causes no second error.
 #[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct CallerExpression<'a, C: ?Sized>(ComposedOrPlain<'a, C>);
 

@@ -1,4 +1,5 @@
-//! Asks the store for the claim, and decides what the answer means: the handler runs, the request waits, or it has an answer.
+//! Claims the key in the store, and decides what the store's answer means: the handler runs, the request waits, or the
+//! request gets a response without the handler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,8 @@ enum NextAction {
 }
 
 impl KeyedRequest {
-    /// Claims at once where the store answers at once.
+    /// Claims the key at once if the store answers at once. Otherwise, the outcome contains a future that claims the
+    /// key.
     pub(super) fn claim(mut self) -> ClaimOutcome {
         let asked_at = Instant::now();
         let pending = self.registry.renewer().asks(&self.stored_key);
@@ -63,12 +65,12 @@ impl KeyedRequest {
         ClaimOutcome::Later(Box::pin(self.ask_store().instrument(span)))
     }
 
-    /// The store's answer, if it gives one without waiting.
+    /// Returns the store's answer if the store answers without waiting. Returns `None` for a handler that takes a `Tx`.
     fn claim_now(&self) -> Option<Result<Claim, StoreError>> {
         if self.admission.transaction.is_some() {
             return None;
         }
-        // A claim that the store has made must not be forgotten because the client left meanwhile.
+        // The claim must be handled to its end, because the store may make the claim although the client disconnects.
         self.admission.execution.run.detach_state.set_must_finish(true);
         self.store.claim_now(&self.stored_key, self.request)
     }
@@ -76,13 +78,14 @@ impl KeyedRequest {
     /// Claims the key, or waits for the response of another request if the policy says so.
     pub(super) async fn ask_store(mut self) -> Result<HandlerRun, Response> {
         let asked_at = Instant::now();
-        // A claim that the store has made must not be forgotten because the client left meanwhile.
+        // The claim must be handled to its end, because the store may make the claim although the client disconnects.
         self.admission.execution.run.detach_state.set_must_finish(true);
         let pending = self.registry.renewer().asks(&self.stored_key);
         let action = match self.admission.transaction.clone() {
             None => {
                 let claimed = match self.store.claim(&self.stored_key, self.request).await {
-                    // Before a handler runs beside what the store may know, the store is asked again.
+                    // Before the handler runs unguarded, a read must confirm that the store is unreachable: the store
+                    // may know a claim or a record of this key.
                     Err(error) if error.is_unreachable() && self.may_run_unguarded() => {
                         Err(self.store.look_after(error, &self.stored_key).await)
                     }
@@ -100,7 +103,8 @@ impl KeyedRequest {
         }
     }
 
-    /// Begins the handler's transaction, in which its record will be written.
+    /// Begins the handler's transaction, and claims the key in this transaction. The record is written in this
+    /// transaction too.
     async fn claim_in_transaction(
         &mut self,
         transaction: Arc<dyn HandlerTransaction>,
@@ -122,8 +126,8 @@ impl KeyedRequest {
                 }
             },
             Ok(existing) => self.decide(Ok(existing), asked_at),
-            // Nothing outlives a transaction that did not begin, so there is nothing to release; and without one the handler
-            // cannot run.
+            // A transaction that did not begin leaves nothing to release. Without a transaction, the handler cannot
+            // run.
             Err(error) => NextAction::Answer(self.admission.reject_transaction(&self.store, &error)),
         }
     }
@@ -137,7 +141,9 @@ impl KeyedRequest {
         }
     }
 
-    /// A lease begins before the answer of the store comes. What is left of it must last until it is renewed.
+    /// Returns `action`, unless the store's answer came late and the lease cannot be renewed: then the request is
+    /// rejected. The lease begins before the store answers, so the rest of a late lease may be too short to last until
+    /// its first renewal.
     async fn unless_late(&self, action: NextAction, asked_at: Instant) -> NextAction {
         let is_late = asked_at.elapsed() >= self.request.lease / 3;
         if !is_late || !matches!(action, NextAction::Run { .. }) {
@@ -173,16 +179,18 @@ impl KeyedRequest {
             },
             Claim::Completed(record) => NextAction::Answer(self.completed(record)),
             Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint } if !self.is_same(fingerprint) => {
-                // The other claim may be one that is about to be released for the handler that runs here.
+                // The other claim may be about to be released, because the handler that runs in this process has the
+                // key.
                 self.decide_beside(self.running_here().unwrap_or(RunningHandler::AnotherRequest(fingerprint)))
             }
-            // Claimed with another secret of the registry: the store knows the request by that fingerprint alone.
+            // The claim was made with another secret of the registry, so the store knows the request only by that
+            // fingerprint.
             Claim::Lapsed { fingerprint } if !self.request.is_same_as(fingerprint) => {
                 self.request.former_fingerprint = Some(fingerprint);
                 NextAction::ClaimAgain
             }
             Claim::Lapsed { .. } => match self.running_here() {
-                // Its lease has expired, but its handler runs in this process.
+                // The lease of the claim has expired, but its handler runs in this process.
                 Some(running) => self.decide_beside(running),
                 None => NextAction::Answer(self.admission.reject(Rejection::OutcomeUnknown)),
             },
@@ -193,11 +201,11 @@ impl KeyedRequest {
     fn decide_without_answer(&self, error: &StoreError) -> NextAction {
         telemetry::claim_failed(&self.admission.policy, self.store.name(), error);
         if matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_)) {
-            // The store may have made the claim although the answer was lost, and no handler will run under it.
+            // The store may have made the claim although its answer was lost. No handler will run under that claim.
             self.store.give_back(&self.stored_key, &self.request);
         }
-        // No policy allows a run beside a record that cannot be read, or beside another run; and a client that fills the
-        // store must not make the retries of others run.
+        // No policy allows a run if the key may have a record that cannot be read, or if another request runs. And a
+        // client that fills the store must not cause the retries of other clients to run.
         let may_run = self.may_run_unguarded() && error.is_unreachable();
         match may_run.then(|| self.running_here()) {
             Some(None) => NextAction::RunUnguarded,
@@ -208,8 +216,8 @@ impl KeyedRequest {
         }
     }
 
-    /// If the handler of an earlier request with this key runs in this process, it gets the claim of this request: the store
-    /// may have forgotten its own.
+    /// Hands the claim of this request over to the handler of an earlier request with this key, if that handler runs in
+    /// this process. The store may have forgotten that handler's own claim.
     fn hand_over(&mut self, attempt: u32, asked_at: Instant) -> Option<RunningHandler> {
         let new_claim = NewClaim { request: &self.request, attempt, asked_at };
         let running = self
@@ -217,7 +225,7 @@ impl KeyedRequest {
             .renewer()
             .hand_over(&self.store, &self.stored_key, &new_claim, |stored| self.is_same(stored))?;
         telemetry::claim_handed_over(&self.admission.policy, self.store.name());
-        // The end of this request must not end the claim of the other one.
+        // The end of this request must not end the claim of the earlier request.
         self.request.token = Token::unique();
         Some(running)
     }
@@ -237,7 +245,7 @@ impl KeyedRequest {
     }
 }
 
-/// Renews the lease; false if it is unknown whether the claim still exists.
+/// Renews the lease. Returns true only if it is certain that the claim still exists.
 async fn is_still_ours(store: &StoreHandle, key: &RecordKey, request: ClaimRequest) -> bool {
     let asked_at = Instant::now();
     let held = store.renew(key, request.token, request.lease).await;

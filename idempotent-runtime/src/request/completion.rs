@@ -1,5 +1,5 @@
-//! The future of an annotated handler. It is polled in place while the client waits. If it is dropped unfinished, the
-//! rest is spawned.
+//! The future of an annotated handler. The future is polled in place while the client waits. If the future is dropped
+//! unfinished, the rest of its work is spawned.
 
 use std::fmt;
 use std::future::Future;
@@ -21,7 +21,7 @@ use crate::sync::tokio::runtime::Handle;
 /// # Cancel safety
 ///
 /// Dropping it never cancels a handler that holds a claim: the handler continues as a separate task. If a request waits
-/// for another one, or runs unguarded, dropping this ends it, as with any other axum handler.
+/// for another one, or runs unguarded, dropping the future ends the request, as with any other axum handler.
 ///
 /// # Panics
 ///
@@ -45,7 +45,8 @@ use crate::sync::tokio::runtime::Handle;
 #[must_use = "futures do nothing unless polled"]
 pub struct Completion {
     running: Option<BoxFuture<'static, Response>>,
-    /// `None` for a request without a key, which nothing can keep alive.
+    /// `None` if the handler is called directly, or if the request has no key and no extractor uses an execution. Such
+    /// a request ends when the client disconnects.
     execution: Option<Arc<Execution>>,
 }
 
@@ -65,7 +66,7 @@ impl Future for Completion {
     type Output = Response;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
-        // Taken out during the poll: if the handler panics, `drop` must not spawn it.
+        // The future is taken out during the poll: if the handler panics, `drop` must not spawn the future.
         let mut running = self.running.take().expect("a future is not polled after it was ready");
         let Poll::Ready(response) = running.as_mut().poll(cx) else {
             self.running = Some(running);
@@ -112,8 +113,8 @@ impl Drop for Completion {
     }
 }
 
-/// A handler without its client. If a runtime has ended, it drops this unpolled, and the handler continues in the next
-/// runtime.
+/// A handler without its client. A runtime that has ended drops this future unpolled. Then the handler continues in the
+/// next runtime.
 struct Detached {
     running: Option<BoxFuture<'static, Response>>,
     has_begun: bool,

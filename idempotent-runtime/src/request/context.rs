@@ -64,7 +64,7 @@ pub(super) struct Identified {
     pub(super) has_key_in_header: AtomicBool,
     /// The request arrived with another key than that of the guard around it.
     pub(super) has_other_key: AtomicBool,
-    /// The grant for which the guard has asked its store, whatever the store returned.
+    /// The grant with which the guard has sent its claim to the store, whatever the store answered.
     pub(super) asked_for: OnceLock<Grant>,
     /// Identifies the execution of a request without a key.
     unkeyed: OnceLock<Token>,
@@ -75,7 +75,7 @@ pub(super) struct Identified {
 pub(super) struct ClaimState {
     pub(super) grant: OnceLock<Grant>,
     transaction: OnceLock<Arc<dyn HandlerTransaction>>,
-    /// The guard around it that has the same key, so that this execution runs under its claim.
+    /// The guard around this execution that has the same key. This execution runs under the claim of that guard.
     pub(super) covered_by: OnceLock<Arc<Execution>>,
     /// The claim of this execution has ended.
     pub(super) is_over: AtomicBool,
@@ -90,7 +90,7 @@ pub(crate) struct RunState {
     /// The arguments after the claim are being extracted. Their extractors use this execution, like those before the
     /// claim.
     is_extracting: AtomicBool,
-    /// A guard beneath it runs, or has run, under the same claim.
+    /// A guard beneath this execution runs, or has run, under the same claim.
     pub(super) has_covered_run: AtomicBool,
     /// The handlers beneath this one that run under its claim.
     pub(super) covered_runs: CoveredRuns,
@@ -226,11 +226,12 @@ impl Execution {
         self.claim.transaction.get()
     }
 
-    /// Notes that all extractors of the handler with this policy have run. Returns false if they asked for two
+    /// Notes that all extractors of the handler with this policy have run. Returns false if they requested two
     /// transactions.
     pub(super) fn end_extraction(&self, policy: &PolicyHandle) -> bool {
         let _ = self.identity.policy.set(policy.clone());
-        // If an extractor forwards the request, what it asked for does not belong to this handler.
+        // If an extractor forwards the request, the transactions that the extractor requested do not belong to this
+        // handler.
         let ownership = self.arrival.ownership.as_ref().filter(|_| policy.database().is_some());
         let own = ownership.and_then(|ownership| ownership.last_transaction());
         let adopted = self.arrival.extractor_executions.adopt();
@@ -310,7 +311,7 @@ impl Execution {
         policy == others && self.arrival.destination == other.arrival.destination
     }
 
-    /// Notes the grant for which the guard asks a store.
+    /// Notes the grant with which the guard sends its claim to the store.
     pub(super) fn ask_for(&self, key: IdempotencyKey, record_key: RecordKey, downstream: Downstream) {
         let _ = self.identity.asked_for.set(Grant { key, record_key, downstream, attempt: 1 });
     }

@@ -15,7 +15,7 @@ use crate::request::context::Execution;
 use crate::request::coverage::polled_in;
 use crate::request::response_body::Content;
 
-/// A run under the claim of another guard. The claim cannot end before this run. If this is dropped before
+/// A run under the claim of another guard. The claim cannot end before this run. If this value is dropped before
 /// [`end`](Self::end), it is unknown what the run did.
 pub(super) struct CoveredRun {
     execution: Arc<Execution>,
@@ -27,7 +27,7 @@ pub(super) struct CoveredRun {
 }
 
 impl CoveredRun {
-    /// Begins a run. Returns `None` if the claim is about to end: then nothing begins under it any more.
+    /// Begins a run. Returns `None` if the claim is about to end: then no run begins under the claim any more.
     pub(super) fn begin(
         execution: Arc<Execution>,
         covering: Arc<Execution>,
@@ -35,7 +35,7 @@ impl CoveredRun {
         cache_if: Option<CacheIf>,
     ) -> Option<Self> {
         covering.run.covered_runs.begin().then(|| {
-            // Like a handler that holds a claim itself.
+            // The handler continues without its client, like a handler that holds a claim itself.
             execution.run.detach_state.set_must_finish(true);
             Self { execution, covering, policy, cache_if, has_answered: false, has_ended: false }
         })
@@ -45,9 +45,9 @@ impl CoveredRun {
         &self.execution
     }
 
-    /// Ends the run when the handler has responded. It does nothing if the run was cut off between the guards, because
-    /// then the response reached no client. A response that the policy records is complete only when its body is, as
-    /// for a handler that holds a claim itself.
+    /// Ends the run when the handler has responded. Does nothing if the run was cut off between the guards, because
+    /// then the response reached no client. A response that the policy records is complete only when its body is
+    /// complete, as for a handler that holds a claim itself.
     pub(super) fn end(mut self, response: Response) -> Response {
         if self.execution.run.detach_state.is_abandoned() {
             return response;
@@ -109,7 +109,7 @@ impl http_body::Body for CoveredBody {
         };
         match &polled {
             Poll::Pending => {}
-            // The body broke off, so it is unknown what it has done.
+            // The body broke off, so it is unknown what the handler's work on the body has done.
             Poll::Ready(Some(Err(_))) => self.run = None,
             Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => {}
             Poll::Ready(_) => self.end(),

@@ -5,7 +5,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::sync::tokio::sync::Notify;
 use crate::sync::{Mutex, lock};
 
-/// The handlers beneath a guard that run under its claim. The claim must not end before they do.
+/// The handlers beneath a guard that run under its claim. The claim must not end before these handlers end.
 #[derive(Default)]
 pub(super) struct CoveredRuns {
     state: Mutex<State>,
@@ -30,7 +30,7 @@ struct State {
 enum Phase {
     #[default]
     Open,
-    /// The claim ends without a record, so nothing begins under it any more.
+    /// The claim is about to end, so no run begins under the claim any more.
     Closed,
     Over,
 }
@@ -108,7 +108,8 @@ impl CoveredRuns {
         self.until(Self::close).await;
     }
 
-    /// Like [`close`](Self::close), but bodies may still be read: they may be part of the guard's own response.
+    /// Like [`close`](Self::close), but response bodies may still be in progress: they may be part of the guard's own
+    /// response.
     pub(super) fn close_to_handlers(&self) -> bool {
         self.close_if(|state| state.running == 0)
     }

@@ -128,7 +128,8 @@ impl PendingGate {
 /// Turns the handler's return value into a response. It is a separate function so that an error can point at the return
 /// type.
 pub fn into_response<R: IntoResponse>(value: R) -> Response {
-    // If the handler forwarded the request, another guard may have marked the response; this guard answers for its own handler.
+    // If the handler forwarded the request, another guard may have marked the response. But this guard answers for its
+    // own handler.
     without_mark(value.into_response())
 }
 
@@ -137,8 +138,8 @@ pub fn never<T>() -> T {
     unreachable!("its call is behind a condition that is never true")
 }
 
-/// Like [`never()`], for a body that is still being typed, which has no value yet. Both names have the same length: an
-/// editor completes only if the body is at the same position in both expansions.
+/// Like [`never()`], for a body that has no value yet because it is still being typed. Both names have the same length,
+/// because an editor completes code only if the body is at the same position in both expansions.
 pub fn typed<T>() -> ! {
     unreachable!("a body that is being typed does not compile")
 }

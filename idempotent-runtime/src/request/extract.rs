@@ -12,12 +12,12 @@ use crate::policy::values::Reads;
 use crate::request::deferred::{Extracted, Extracting};
 use crate::request::input::RequestInput;
 
-/// The last argument of an annotated handler, together with the data of the request that the guard needs. Its extractor runs
-/// when it is known whether the handler runs: see the guide's page [`extraction`](crate::guide::extraction).
+/// The last argument of an annotated handler, together with the data of the request that the guard needs. Its extractor
+/// runs when it is known whether the handler runs: see the guide's page [`extraction`](crate::guide::extraction).
 ///
 /// The attribute writes this type into the handler's signature. A unit test that calls the handler passes `.into()`, or
-/// `().into()` if the handler has no arguments. If `claim_after` leaves several arguments after the claim, they are one tuple:
-/// `(row, order).into()`. Such a call runs unguarded.
+/// `().into()` if the handler has no arguments. If `claim_after` leaves several arguments after the claim, they are one
+/// tuple: `(row, order).into()`. Such a call runs unguarded.
 ///
 /// # Examples
 ///

@@ -26,12 +26,13 @@ use crate::store::claim::{ClaimRequest, Token};
 #[expect(clippy::large_enum_variant, reason = "it is moved once, which costs less than a box")]
 pub(super) enum Prepared {
     Claim(KeyedRequest),
-    /// Another claim for the same key would wait for that one.
+    /// The handler runs under the claim of a guard around it. A second claim for the same key would wait for the end of
+    /// that claim.
     RunUnderAnothersClaim(CoveredRun),
     Answer(Response),
 }
 
-/// Returns the arguments of the claim, or the answer.
+/// Returns the arguments of the claim, a run under the claim of a guard around the request, or the answer.
 pub(super) fn prepare(request: IdentifiedRequest) -> Prepared {
     let IdentifiedRequest { admission, key, identity, claim_input } = request;
     let caller = identity.caller.as_deref();
@@ -71,7 +72,7 @@ pub(super) fn prepare(request: IdentifiedRequest) -> Prepared {
             owner: Some(owner),
             is_of_running: false,
         },
-        // Counted from here on, so that a drain waits for a claim that is on its way.
+        // The request counts as running from here on, so that a drain waits for a claim that is on its way.
         running: Some(registry.running().token()),
         admission,
         registry,
@@ -85,7 +86,7 @@ pub(super) fn prepare(request: IdentifiedRequest) -> Prepared {
     })
 }
 
-/// The run of a request whose key a guard around it holds.
+/// Begins the run of a request whose key is held by a guard around it, or rejects the request.
 fn under_anothers_claim(admission: &Admission, record_key: &RecordKey, covering: &Arc<Execution>) -> Prepared {
     if admission.transaction.is_some() {
         telemetry::covered_transaction(&admission.policy);
@@ -102,7 +103,7 @@ fn under_anothers_claim(admission: &Admission, record_key: &RecordKey, covering:
     }
 }
 
-/// Rejects a request that something beneath a guard sends a second time under one claim.
+/// Rejects a request that arrives a second time beneath a guard under one claim.
 fn reject_second_run(admission: &Admission, covering: &Arc<Execution>) -> Response {
     telemetry::second_run(&admission.policy);
     reject_beneath(admission, covering)
@@ -113,7 +114,7 @@ fn reject_beneath(admission: &Admission, covering: &Arc<Execution>) -> Response 
     of_second_run(admission.reject(IN_FLIGHT), covering)
 }
 
-/// The permits of an execution, and why it cannot have all of them.
+/// Returns the permits of an execution, and the rejection if the execution cannot get all of them.
 fn permits(
     policy: &PolicyHandle,
     registry: &Registry,

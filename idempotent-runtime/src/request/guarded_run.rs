@@ -14,13 +14,13 @@ pub(super) struct GuardedRun {
     pub(super) registry: Registry,
     pub(super) classifier: ResponseClassifier,
     pub(super) span: Span,
-    /// Until the run is settled, a request that the handler forwards runs under its claim.
+    /// Until the run is settled, a request that the handler forwards runs under the claim of this guard.
     pub(super) guard: ActiveGuard,
     pub(super) _permits: Permits,
     pub(super) _in_flight: InFlight,
 }
 
-/// The permits that an execution holds until it is settled, if executions are limited.
+/// The permits that a run holds until it is settled, if the number of runs is limited.
 #[derive(Default)]
 pub(super) struct Permits {
     pub(super) caller: Option<Permit>,

@@ -32,7 +32,7 @@ pub(super) enum HandlerRun {
     Unguarded {
         _guard: Option<ActiveGuard>,
     },
-    /// Under the claim of a guard around this one.
+    /// The handler runs under the claim of a guard around this one.
     Covered(CoveredRun),
     Claimed(Claimed),
     InTransaction(Box<InTransaction>),

@@ -38,22 +38,24 @@ use std::future::Future;
 /// gets an `Idempotency` with the key, the attempt and the steps of that clone. An `Idempotency` that was extracted
 /// from the original request knows nothing about its clones.
 ///
-/// Make it an argument of the handler. A handler that extracts it while it runs must take it from the `Request` that is
-/// its last argument. A copy of `Parts` has no link to the guard. An `Idempotency` from such a copy is the handler's
-/// only if the handler's own task extracts it while the handler runs, and if no caller is named or the registry names
-/// the same one. Otherwise it has no key: in the handler's own task, its steps fail and an ERROR is logged; in another
-/// task, the library cannot notice it, and its steps are not recorded.
+/// Make `Idempotency` an argument of the handler. A handler that extracts `Idempotency` while it runs must use the
+/// `Request` that is its last argument. A copy of `Parts` has no link to the guard. An `Idempotency` from such a copy
+/// is the handler's only if the handler's own task extracts it while the handler runs, and if no caller is named or the
+/// registry names the same one. Otherwise the `Idempotency` has no key. In the handler's own task, its steps fail and
+/// an ERROR is logged. In another task, the library cannot detect the mistake, and the steps are not recorded.
 ///
-/// An extractor before the claim can use it too. A step that it takes is not recorded. An extractor after the claim has
-/// the handler's key, attempt and steps.
+/// An extractor before the claim can use `Idempotency` too. A step that such an extractor takes is not recorded. An
+/// extractor after the claim has the handler's key, attempt and steps.
 ///
 /// A middleware around a guarded handler gets the handler's key once the handler's guard has claimed it or has
-/// answered, on a replay too. Before that, it has the key of the layer around it, or else no key and a random
-/// [`downstream_key`](Self::downstream_key). Take its steps after the handler has answered: a step that it takes while
-/// the handler runs is recorded under the handler's claim, and runs again when a retry replays the handler.
+/// answered, on a replay too. Before that, the middleware has the key of the layer around it, or else no key and a
+/// random [`downstream_key`](Self::downstream_key). Take the middleware's steps after the handler has answered: a step
+/// that the middleware takes while the handler runs is recorded under the handler's claim, and runs again when a retry
+/// replays the handler.
 ///
-/// The same holds for a handler that extracts it from its `Request` and then forwards that request to a guarded
-/// handler: from then on, both handlers share one `Idempotency`. Let such a handler take it as an argument instead.
+/// The same holds for a handler that extracts `Idempotency` from its `Request` and then forwards that request to a
+/// guarded handler: from then on, both handlers share one `Idempotency`. Let such a handler take `Idempotency` as an
+/// argument instead.
 ///
 /// A unit test that calls the handler passes `Idempotency::default()`, which has no key.
 #[derive(Clone, Default)]
@@ -75,7 +77,7 @@ impl Idempotency {
         self.0.owner()
     }
 
-    /// Returns the grant. If there is no key although a guard may have one, this is reported.
+    /// Returns the grant. If there is no key although a guard may have one, reports the missing key.
     fn granted(&self) -> Option<&Grant> {
         let granted = self.execution().granted();
         if granted.is_none() && self.execution().may_have_lost_its_guard() {
@@ -84,7 +86,7 @@ impl Idempotency {
         granted
     }
 
-    /// Returns the client's key, decoded; `None` if the request has no key and runs unguarded.
+    /// Returns the client's key, decoded. Returns `None` if the request has no key and runs unguarded.
     pub fn key(&self) -> Option<&str> {
         self.granted().map(|grant| grant.key.as_str())
     }
@@ -102,17 +104,18 @@ impl Idempotency {
     /// Returns a key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,
     /// caller, key and everything that the fingerprint covers.
     ///
-    /// It is the same on every attempt of one request, so the other service detects a repetition: after a crash, after
-    /// a response that was not recorded, in another process, and after a rotation of the sealing keys. It is different
-    /// for each `api`, for each client and for each request. If a response was not recorded, the key is free again. If
-    /// a client then sends the key with another request or other credentials, the other service sees a new operation.
-    /// With a caller, a client can renew its credentials between attempts; without a caller, the credentials belong to
-    /// the request.
+    /// The key is the same on every attempt of one request, so the other service detects a repetition: after a crash,
+    /// after a response that was not recorded, in another process, and after a rotation of the sealing keys. The key is
+    /// different for each `api`, for each client and for each request. If a response was not recorded, the key is free
+    /// again. If a client then sends the key with another request or other credentials, the other service sees a new
+    /// operation. With a caller, a client can renew its credentials between attempts; without a caller, the credentials
+    /// belong to the request.
     ///
-    /// With [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) it is keyed by that secret, so only
-    /// this service can compute it. Without that secret, a person who knows the whole request, its credentials included
-    /// if no caller is named, can compute it too. In both cases, do not publish it, for instance as an address, and
-    /// compare what the other service answers, such as the amount, with what the handler asked for.
+    /// With [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) the key depends on that secret, so
+    /// only this service can compute the key. Without that secret, a person who knows the whole request can compute the
+    /// key too; if no caller is named, the credentials are part of the request. In both cases, do not publish the key,
+    /// for instance as an address. Compare the answer of the other service, such as the amount, with the handler's own
+    /// request.
     ///
     /// A request without a key gets a random key, because each such request is a separate execution. Under an
     /// [`IdempotencyLayer`](crate::IdempotencyLayer), a handler without the attribute gets a key derived from the
@@ -135,11 +138,12 @@ impl Idempotency {
 
     /// Runs `run` once for this key, and records its result. An attempt after a crash gets the recorded result.
     ///
-    /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step). It is
-    /// kept as long as the handler's claim, and then for the handler's `ttl`. If the response is recorded, the result
-    /// expires shortly before that record. If an attempt after a crash reads it, it is kept longer. The attempt that
-    /// produces it also reads it back from JSON, so all attempts see the same value.
-    /// `digest_keys` and `seal_with` apply to it as to responses. The name is readable, so do not put a secret into it.
+    /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step). The
+    /// store keeps the result as long as the handler's claim, and then for the handler's `ttl`. If the response is
+    /// recorded, the result expires shortly before that record. If an attempt after a crash reads the result, the store
+    /// keeps it longer. The attempt that produces the result also reads it back from JSON, so all attempts see the same
+    /// value. `digest_keys` and `seal_with` apply to the result as to responses. The name is readable, so do not put a
+    /// secret into it.
     ///
     /// # What it promises
     ///

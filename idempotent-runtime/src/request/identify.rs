@@ -84,8 +84,8 @@ impl Gate {
         gate
     }
 
-    /// Takes the key of `key = expr`. It comes before the other expressions, which matter only for a request with a
-    /// key.
+    /// Takes the key of `key = expr`. The key comes before the other expressions, because these matter only for a
+    /// request with a key.
     pub fn key<K: KeyExpression + ?Sized>(&mut self, key: &K) {
         if self.is_guarded {
             self.key = check_key(&self.policy, None, key.key().map(IdempotencyKey::new));
@@ -134,7 +134,8 @@ impl Gate {
         self.key = None;
     }
 
-    /// Returns whether the request is already rejected: because of its key, because it has none, or because of its body.
+    /// Returns whether the request is already rejected: because of its key, because it has no key, or because of its
+    /// body.
     pub(super) fn is_rejected(&self) -> bool {
         matches!(self.key, Some(Err(_)))
     }

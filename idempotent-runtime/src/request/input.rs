@@ -97,7 +97,7 @@ impl InputKey {
     }
 }
 
-/// Calls a function of the application with the head of the request.
+/// Calls a function of the application with the head of the request, and returns the function's result.
 pub(crate) fn ask(request: &mut Request, function: &OfRequest) -> Option<String> {
     let (parts, body) = mem::take(request).into_parts();
     let answer = function(&parts);
@@ -259,8 +259,8 @@ impl BodyLimit {
     }
 }
 
-/// Returns the route's `DefaultBodyLimit`, in bytes. Only axum knows it, and shows it as the upper size bound of a body
-/// that has no bound itself.
+/// Returns the route's `DefaultBodyLimit`, in bytes. Only axum knows this limit. Axum shows the limit as the upper size
+/// bound of a body that has no bound itself.
 fn body_limit(request: &mut Request) -> Option<u64> {
     let body = mem::replace(request.body_mut(), Body::new(Unbounded));
     let (parts, limited) = mem::take(request).with_limited_body().into_parts();
@@ -313,7 +313,7 @@ fn broken(status: StatusCode, error: &dyn Display) -> Broken {
     Box::new((status, format!("Failed to buffer the request body: {error}")))
 }
 
-/// A body that does not tell its length.
+/// A body of unknown length.
 struct Unbounded;
 
 impl http_body::Body for Unbounded {
@@ -325,7 +325,7 @@ impl http_body::Body for Unbounded {
     }
 }
 
-/// Axum wraps a body's error once for each layer. Returns the innermost error.
+/// Returns the innermost error, because axum wraps a body's error once for each layer.
 fn innermost(error: axum::Error) -> BoxError {
     let mut error: BoxError = error.into();
     loop {

@@ -34,7 +34,7 @@ impl Clone for Link {
 }
 
 impl Execution {
-    /// For an extractor: returns the execution that a request with these extensions belongs to.
+    /// Returns, for an extractor, the execution to which a request with these extensions belongs.
     pub(crate) fn of(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Link>() {
             Some(link) if link.is_open() => return Arc::clone(&link.execution),
@@ -47,8 +47,8 @@ impl Execution {
         execution
     }
 
-    /// For the guard of a handler: returns its execution. From now on, a request with these extensions is inside of the
-    /// guard.
+    /// Returns, for the guard of a handler, the execution of that guard. From now on, a request with these extensions
+    /// is inside of the guard.
     pub(crate) fn of_guard(extensions: &mut Extensions) -> Arc<Self> {
         let execution = match extensions.get::<Link>() {
             Some(link)
@@ -63,7 +63,8 @@ impl Execution {
         execution
     }
 
-    /// For the guard of a request without a key: returns its execution if an extractor may use it, as `Tx` does.
+    /// Returns, for the guard of a request without a key, the execution of that guard, if an extractor may use it as
+    /// `Tx` does.
     pub(crate) fn of_unkeyed_guard(extensions: &mut Extensions) -> Option<Arc<Self>> {
         let has_transactions = cfg!(feature = "__transactions");
         (has_transactions || extensions.get::<Link>().is_some()).then(|| Self::of_guard(extensions))

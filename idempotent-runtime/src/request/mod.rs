@@ -19,8 +19,8 @@
 //!  claim        asks the store ───▶ completed: replay sends the record
 //!     │            │           └──▶ in flight: wait polls until the other request has ended, or rejects at once
 //!     │            └──────────────▶ anything else: rejected. beyond_limit rejects a request that may not run
-//!     │         a crash leaves a claim under which nothing ran: the next request takes it over when its lease has expired;
-//!     │         under `after_crash = "reject"` an operator resolves it
+//!     │         a crash leaves a claim under which nothing ran: the next request takes the claim over when its lease
+//!     │         has expired; under `after_crash = "reject"` an operator resolves the claim
 //!     ▼
 //!  run          handler_run says how the handler may run, or begins its transaction; guarded_run is its state;
 //!     │         extracts the arguments after the claim: deferred; polls the handler
@@ -30,14 +30,15 @@
 //!  respond      decides by the policy whether the response is recorded: response_body, response_mark; settle calls it
 //!     │         a crash leaves the same
 //!     ▼
-//!  settle       completes, releases or keeps the claim, and wakes waiting requests; settle_transaction commits or rolls back;
+//!  settle       completes, releases or keeps the claim, and wakes waiting requests;
+//!               settle_transaction commits or rolls back;
 //!               streaming sends a response of unknown length and settles the claim before its end
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!
-//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles. Up to the claim, a
-//! [`Gate`](identify::Gate) carries the request. [`completion`] polls that future in place, and spawns it if its client
-//! disconnects. [`expansion`] contains the functions that the attribute calls around a handler's body.
+//! [`run`] drives the stages: its future polls the expressions, claims, polls the handler and settles. Up to the claim,
+//! a [`Gate`](identify::Gate) carries the request. [`completion`] polls that future in place, and spawns it if its
+//! client disconnects. [`expansion`] contains the functions that the attribute calls around a handler's body.
 //!
 //! # What the stages share
 //!

@@ -2,7 +2,7 @@
 //!
 //! Such an extractor may act for the handler itself, as `Tx` does. Or it may forward the request to another handler,
 //! whose extractors do the same. Then the guard of that handler takes the execution until it has answered. An extractor
-//! that asked for something before the guard took the execution may belong to either handler.
+//! that used the execution before the guard took it may belong to either handler.
 
 use std::sync::{Arc, Weak};
 
@@ -22,7 +22,7 @@ struct State {
     /// The handler of the guard that took the execution continues without its caller, so either handler may use the
     /// execution.
     is_disputed: bool,
-    /// The transactions that both handlers have asked for, in order. If a handler was rejected, its transactions were
+    /// The transactions that both handlers have requested, in order. If a handler was rejected, its transactions were
     /// dropped.
     transactions: Vec<Weak<dyn HandlerTransaction>>,
 }
@@ -74,7 +74,7 @@ impl Ownership {
         }
     }
 
-    /// Adds a transaction that one of the two handlers has asked for.
+    /// Adds a transaction that one of the two handlers has requested.
     #[cfg(feature = "__transactions")]
     pub(super) fn offer(&self, transaction: &Arc<dyn HandlerTransaction>) {
         lock(&self.0).transactions.push(Arc::downgrade(transaction));

@@ -128,8 +128,8 @@ impl Claimed {
     }
 
     /// Ends the claim without a record. It first waits for all runs beneath the guard, because another attempt would
-    /// otherwise run beside them. The response does not wait for them. When nothing runs, nothing can begin any
-    /// more.
+    /// otherwise run beside them. The response does not wait for them. When no run is in progress, no further run can
+    /// begin.
     pub(super) async fn end_without_record(self, is_unknown: bool, outcome: Outcome) {
         if self.run.guard.covered_runs().close() {
             self.end_now_without_record(is_unknown, outcome).await;
@@ -175,7 +175,7 @@ impl Claimed {
     }
 
     /// Plans the end of a claim that may be released. A release deletes the number of attempts: after a crash, the next
-    /// attempt would look like the first.
+    /// attempt would count as the first.
     fn release(&self) -> PlannedEnd {
         let has_changed_hands = self.lease.has_changed_hands_for_good();
         if self.attempt == 1 && !has_changed_hands { PlannedEnd::Release } else { PlannedEnd::Lapse }
@@ -237,9 +237,9 @@ impl Claimed {
         }
     }
 
-    /// If the store never accepts the record, ends the claim without the response. If the store rejects a record
-    /// without a response too, it rejects every record, perhaps only for a while. Then the whole record remains the one
-    /// to write.
+    /// Ends the claim without the response if the store never accepts the record. If the store rejects a record without
+    /// a response too, it rejects every record, perhaps only for a while. Then the whole record remains the one to
+    /// write.
     async fn or_without_response(
         &self,
         planned: &mut PlannedEnd,

@@ -22,7 +22,7 @@ pub(super) enum StepPlace<'a> {
     Nowhere,
     /// The request has a key, and no guard around holds a claim.
     NoClaim,
-    /// It is unknown whether the guard around it holds its claim.
+    /// It is unknown whether a guard around the request shares its claim with the request.
     Unknown,
 }
 
@@ -66,9 +66,8 @@ impl Execution {
         }
     }
 
-    /// Returns whether a guard may share its key and steps with this execution although this is unknown. For example,
-    /// an extractor may have asked for `Idempotency` with a copy of its request's head, before the guard had the
-    /// request.
+    /// Returns whether it is unknown if a guard shares its key and steps with this execution. For example, an extractor
+    /// may have extracted `Idempotency` from a copy of its request's head, before the guard had the request.
     pub(super) fn may_have_lost_its_guard(&self) -> bool {
         let is_extracted_alone = self.run.step_context.target.get().is_some()
             && self.around().is_none()
@@ -121,8 +120,8 @@ impl Execution {
         Owner { execution: self.run.step_context.id(), digest: digest.finish() }
     }
 
-    /// Returns a text that distinguishes the requests that share the key of one guard, in every attempt. It names the
-    /// handlers and targets between this request and that guard. `None` for the guard's own request.
+    /// Returns a text that distinguishes the requests that share the key of one guard, in every attempt. The text names
+    /// the handlers and targets between this request and that guard. Returns `None` for the guard's own request.
     pub(super) fn path_under_key(self: &Arc<Self>) -> Option<Box<str>> {
         let mut digest = OwnerDigest::default();
         let mut execution = self;
@@ -139,8 +138,9 @@ impl Execution {
         digest.finish()
     }
 
-    /// Returns the collection for rejections of steps that are taken through this execution. It belongs to the
-    /// guard that holds the claim. Without one, this execution keeps it if it has a transaction.
+    /// Returns the collection for rejections of steps that are taken through this execution. The collection belongs to
+    /// the guard that holds the claim. Without such a guard, this execution keeps the collection if this execution has
+    /// a transaction.
     pub(super) fn step_rejections(self: &Arc<Self>) -> Option<&Arc<StepRejections>> {
         // Without a key, the transaction belongs to no claim.
         let holder = self.claim_holder().or_else(|| self.transaction().map(|_| self));

@@ -108,7 +108,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // If this is reached without an end, the runtime of the task has ended.
+        // If no end was set before, the runtime of the task has ended.
         self.end(Last::Broken("the response was not recorded to its end".into()));
     }
 }

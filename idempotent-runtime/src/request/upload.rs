@@ -28,13 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// apply to a streamed body.
 const AT_LEAST: u64 = 64 * 1024 * 1024;
 
-/// A request's body. The handler's arguments hold it too.
+/// A request's body. The handler's arguments hold the same body.
 #[derive(Clone)]
 pub(crate) struct Upload(Arc<State>);
 
 struct State {
     body: Mutex<Polled>,
-    /// In bytes; `None` without a limit.
+    /// In bytes. `None` if there is no limit.
     limit: Option<u64>,
     /// The client sends its body only when the server begins to read it.
     is_asked_for: bool,
@@ -47,7 +47,7 @@ struct Polled {
 }
 
 impl Upload {
-    /// Shares the body of a request; `None` if there is none. `limit` is that of its route.
+    /// Shares the body of a request. Returns `None` if the request has no body. `limit` is the limit of the route.
     pub(crate) fn of(request: &mut Request, limit: Option<u64>) -> Option<Self> {
         if request.body().is_end_stream() {
             return None;
@@ -89,7 +89,7 @@ impl Upload {
                 tokio::task::consume_budget().await;
             }
         };
-        // A client that is slower than this does not read the response.
+        // A client that needs more time than `PATIENCE` may not be able to read the response.
         let _ = Deadline::after(PATIENCE).bound(reading).await;
     }
 }

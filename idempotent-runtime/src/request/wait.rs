@@ -1,7 +1,9 @@
-//! Duplicates that wait for the request that runs (`in_flight = wait`). A waiter never executes, and looks without claiming.
+//! Duplicates that wait for the request that runs (`in_flight = wait`). A waiting request never executes the handler.
+//! It polls the store by reads. It sends a claim only to fetch a record, or in a transaction that is rolled back.
 //!
-//! Waiters of one key in one runtime share their looks at the store: a thousand waiters cost as much as one. Waiters in different
-//! runtimes share nothing, because the looks would end with their runtime, or stop when no thread drives it.
+//! All requests of one runtime that wait for one key share the polls of the store, so a thousand waiting requests cost
+//! as much as one. Requests in different runtimes share nothing, because the polls would end with their runtime, or
+//! stop when no thread drives that runtime.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,14 +32,14 @@ use crate::transaction::contract::HandlerTransaction;
 use crate::transaction::transactions::TxClaimRequest;
 
 impl KeyedRequest {
-    /// Waits for the end of the request that runs: its response, or why there is none.
+    /// Waits for the end of the request that runs. Returns its response, or a rejection that says why there is none.
     pub(super) async fn wait(mut self, limit: Duration) -> Response {
-        // It executes nothing: a drain need not wait for it.
+        // A waiting request executes nothing, so a drain does not wait for it.
         self.running = None;
         self.permits.running = None;
         let detach_state = &self.admission.execution.run.detach_state;
         if detach_state.is_abandoned() {
-            // The client disconnected while the store was asked.
+            // The client disconnected while the store was answering the claim.
             return self.admission.reject(IN_FLIGHT);
         }
         detach_state.set_must_finish(false);
@@ -63,7 +65,7 @@ impl KeyedRequest {
     }
 }
 
-/// The data that a look at the store needs.
+/// The data that a check of the store needs.
 #[derive(Clone)]
 pub(super) struct Watch {
     pub(super) policy: PolicyHandle,
@@ -75,7 +77,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// How the request that runs has ended, unless it takes longer than `limit`.
+    /// Returns how the request that runs has ended. Returns `None` if that request takes longer than `limit`.
     pub(super) async fn end_within(&self, limit: Duration) -> Option<RequestEnd> {
         let watched = self.watched();
         let ended = self.registry.watches().end_of(&watched, || self.clone().until_ended().boxed());
@@ -86,21 +88,24 @@ impl Watch {
         (self.store.address(), self.key.clone(), self.transaction.is_some(), current_runtime())
     }
 
-    /// How the request has ended, and when the look began that found this out.
+    /// Polls the store until the request has ended. Returns how the request has ended, and when the check began that
+    /// found the end.
     async fn until_ended(self) -> (Instant, RequestEnd) {
-        // Looks are needed although the waiters are notified: a store need not notify about claims that end in other processes.
+        // Polling is needed although waiting requests are notified: a store need not notify about claims that end in
+        // other processes.
         let mut backoff = Backoff::BETWEEN_CHECKS;
         loop {
-            // Subscribed before the look: an end between the look and the wait would be missed otherwise.
+            // The notification is subscribed before the check. Otherwise, an end between the check and the wait would
+            // be missed.
             let mut changed = pin!(self.changed().fuse());
             let _ = changed.as_mut().now_or_never();
-            let looked_at = Instant::now();
-            let looked = match &self.transaction {
-                None => self.look().await,
-                Some(transaction) => self.look_in_transaction(&**transaction).await,
+            let checked_at = Instant::now();
+            let ended = match &self.transaction {
+                None => self.check().await,
+                Some(transaction) => self.check_in_transaction(&**transaction).await,
             };
-            if let Some(ended) = looked {
-                return (looked_at, ended);
+            if let Some(ended) = ended {
+                return (checked_at, ended);
             }
             tokio::select! {
                 () = changed => {}
@@ -117,16 +122,16 @@ impl Watch {
         }
     }
 
-    /// `None` while it runs.
-    async fn look(&self) -> Option<RequestEnd> {
+    /// Returns `None` while the other request runs.
+    async fn check(&self) -> Option<RequestEnd> {
         let ended = self.find().await?;
         if !matches!(ended, RequestEnd::Gone | RequestEnd::Lapsed) || self.store.transactions().is_none() {
             return Some(ended);
         }
-        // Another version of the program may run it in a transaction.
+        // Another version of the program may run the request in a transaction.
         match self.store.is_in_transaction(&self.key).await {
             Ok(true) => None,
-            // It may have been committed since it was looked for.
+            // The transaction may have been committed since the first read.
             Ok(false) => self.find().await,
             Err(error) => {
                 telemetry::claim_failed(&self.policy, self.store.name(), &error);
@@ -135,7 +140,7 @@ impl Watch {
         }
     }
 
-    /// What the rows tell.
+    /// Reads the entry of the key, without transactions in progress. Returns `None` while the other request runs.
     async fn find(&self) -> Option<RequestEnd> {
         let entry = match self.store.get(&self.key).await {
             Ok(entry) => entry,
@@ -147,29 +152,31 @@ impl Watch {
         match entry.map(|entry| entry.state) {
             Some(EntryState::Completed { .. }) => self.fetch().await,
             Some(EntryState::Claimed { lease: Some(_), .. }) => None,
-            // Whatever the store has forgotten, a handler that runs in this process has not ended.
+            // Even if the store has forgotten the claim, a handler that runs in this process has not ended.
             Some(_) => (!self.runs_here()).then_some(RequestEnd::Lapsed),
             None => (!self.runs_here()).then_some(RequestEnd::Gone),
         }
     }
 
-    /// The record of the key: only a claim is answered with its body.
+    /// Returns the record of the key. The key is claimed, because the store returns the body of a record only as the
+    /// answer to a claim.
     async fn fetch(&self) -> Option<RequestEnd> {
         let request = ClaimRequest { token: Token::unique(), ..self.request };
-        let mut look = LookClaim { watch: self, request, may_exist: true };
+        let mut check = CheckClaim { watch: self, request, may_exist: true };
         // A drain waits for a claim that is on its way.
         let _running = self.registry.running().token();
         let _pending = self.registry.renewer().asks(&self.key);
         let claimed = self.store.claim(&self.key, request).await;
-        look.may_exist =
+        check.may_exist =
             matches!(claimed, Ok(Claim::Acquired { .. }) | Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)));
         match claimed {
             Ok(Claim::Completed(record)) => Some(RequestEnd::Recorded(record)),
             Ok(Claim::InFlight { .. }) => None,
             Ok(Claim::Lapsed { .. }) => Some(RequestEnd::Lapsed),
-            // Nothing is there, or no longer. Nothing has run under this claim: released, it leaves no attempt to count.
+            // The record no longer exists. Nothing has run under this new claim, so it is released. Then the attempt is
+            // not counted.
             Ok(Claim::Acquired { attempt: 1 }) => {
-                look.may_exist = self.store.release(&self.key, request.token).await.is_err();
+                check.may_exist = self.store.release(&self.key, request.token).await.is_err();
                 Some(RequestEnd::Gone)
             }
             Ok(Claim::Acquired { .. }) => Some(RequestEnd::Gone),
@@ -180,8 +187,9 @@ impl Watch {
         }
     }
 
-    /// A transaction leaves nothing behind: one that could begin is rolled back, and nothing has happened.
-    async fn look_in_transaction(&self, transaction: &dyn HandlerTransaction) -> Option<RequestEnd> {
+    /// Checks a key that is claimed in transactions. If the transaction gets the claim, it is rolled back, and nothing
+    /// remains of it.
+    async fn check_in_transaction(&self, transaction: &dyn HandlerTransaction) -> Option<RequestEnd> {
         let request = ClaimRequest { token: Token::unique(), ..self.request };
         let _pending = self.registry.renewer().asks(&self.key);
         let place = Place { store: self.store.name(), key: &self.key };
@@ -211,14 +219,15 @@ impl Watch {
     }
 }
 
-/// The claim that a look may leave in the store, and under which nothing runs. It is given back: released, also when the look is dropped.
-struct LookClaim<'a> {
+/// A claim that a check may leave in the store. Nothing runs under this claim, so it is given back when the check ends
+/// or is dropped.
+struct CheckClaim<'a> {
     watch: &'a Watch,
     request: ClaimRequest,
     may_exist: bool,
 }
 
-impl Drop for LookClaim<'_> {
+impl Drop for CheckClaim<'_> {
     fn drop(&mut self) {
         if self.may_exist {
             self.watch.store.give_back(&self.watch.key, &self.request);

@@ -13,13 +13,14 @@ use crate::rejection::request::Audience;
 use crate::step::rejections::StepRejections;
 use crate::store::error::StoreError;
 
-/// Why [`Idempotency::step`](crate::Idempotency::step) has no result, although its closure returned no error.
+/// The error of [`Idempotency::step`](crate::Idempotency::step): the step has no result, although its closure returned
+/// no error.
 ///
 /// Implement `From<StepError>` for the handler's error type, so that `?` works. `anyhow::Error`,
-/// `Box<dyn Error + Send + Sync>`, [`StatusCode`] and [`Response`] work already. As a response it is [`StepError::rejection`], rendered as
-/// the registry renders rejections. As a [`StatusCode`] it is the status alone: the client gets no `code` and no
-/// `Retry-After`. Such a response is never recorded, whatever the policy says of its status: a response with that
-/// status, in the same attempt, counts as the rejection.
+/// `Box<dyn Error + Send + Sync>`, [`StatusCode`] and [`Response`] work already. As a response, the error becomes
+/// [`StepError::rejection`], rendered as the registry renders rejections. As a [`StatusCode`], it becomes the status
+/// alone: the client gets no `code` and no `Retry-After`. Such a response is never recorded, whatever the policy says
+/// of its status: every response with that status in the same attempt counts as the rejection.
 ///
 /// # Examples
 ///
@@ -61,68 +62,73 @@ pub struct StepError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepErrorKind {
-    /// Not run: the name is empty, longer than 255 bytes or holds a control character.
+    /// The closure has not run: the name is empty, is longer than 255 bytes or contains a control character.
     #[error("its name must have 1 to 255 bytes and no control character")]
     InvalidName,
-    /// Not run: this execution has already begun a step of this name.
+    /// The closure has not run: this execution has already begun a step of this name.
     #[error(
         "this execution has a step of that name already; give each its own, such as `format!(\"ship-{{}}\", line.id)`"
     )]
     Repeated,
-    /// Not run: another handler has taken a step of this name under the same claim, in this attempt or in an earlier
-    /// one, or may have taken it. This happens if one handler forwards its request to the other, or if code between the
-    /// claim and the handlers has called both of them, or one of them twice. Give each step its own name; in a batch,
-    /// one for each item.
+    /// The closure has not run: another handler has taken a step of this name under the same claim, in this attempt or
+    /// in an earlier one, or may have taken it. This happens if one handler forwards its request to the other, or if
+    /// code between the claim and the handlers has called both of them, or one of them twice. Give each step its own
+    /// name; in a batch, one for each item.
     #[error("another handler under the same claim has a step of that name, or may have: give each its own")]
     OfAnotherHandler,
-    /// Not run: the request has a key, but no guard around it holds a claim for that key. A middleware has called this
-    /// after the handler's guard has answered, or the handler has called it after its response was sent. Beneath an
-    /// [`IdempotencyLayer`](crate::IdempotencyLayer), the step of a middleware is recorded under the layer's claim.
+    /// The closure has not run: the request has a key, but no guard around it holds a claim for that key. A middleware
+    /// has called `step` after the handler's guard has answered, or the handler has called `step` after its response
+    /// was sent. Beneath an [`IdempotencyLayer`](crate::IdempotencyLayer), the step of a middleware is recorded under
+    /// the layer's claim.
     #[error("no claim is held for it: the handler's guard has answered")]
     NoClaim,
-    /// Not run: the handler takes a `Tx`, or runs under the claim of a handler that does. A rollback would undo what
-    /// the step wrote, and the step would still count as done.
+    /// The closure has not run: the handler takes a `Tx`, or runs under the claim of a handler that does. A rollback
+    /// would undo what the step wrote, and the step would still count as done.
     #[error("the handler takes a `Tx`, which has no steps: a rollback would undo their writes and leave their results")]
     InTransaction,
-    /// Not run: the store cannot be asked whether the step ran before, or its entry cannot be read.
+    /// The closure has not run: the store did not answer whether the step ran before, or the entry of the step cannot
+    /// be read.
     #[error("the store cannot be asked for it")]
     Store(#[source] StoreError),
-    /// **Run**, and the result could not be recorded while the lease of the step was alive. Recording is tried again in
-    /// the background, and a later attempt waits for it. If this process dies before that, the step runs again.
+    /// The closure **has run**, but the store did not record its result in time. The lease of the step has not expired.
+    /// The library continues to record the result in the background, and a later attempt waits for it. If this process
+    /// dies before the result is recorded, the step runs again.
     #[error("it ran, but its result could not be recorded")]
     NotRecorded(#[source] StoreError),
-    /// Another attempt has the key or the step, or may have it: this attempt was paused, or could not reach the store,
+    /// Another attempt has, or may have, the key or the step: this attempt was paused, or could not reach the store,
     /// for longer than its lease, or an operator purged the entry and another process claimed it. The closure may have
     /// run. If it has, its result may not be the one that is recorded.
     #[error("this attempt has lost its claim")]
     ClaimLost,
-    /// Not run: another attempt has run it for longer than two leases, although it has lost the key. A later attempt gets
-    /// its result.
+    /// The closure has not run: another attempt has run the step for longer than two leases, although that attempt has
+    /// lost the key. A later attempt gets its result.
     #[error("another attempt, which has lost the key, still runs it")]
     StillRunning,
-    /// Not run: another request with the same key has run it, or may have run it.
+    /// The closure has not run: another request with the same key has run the step, or may have run it.
     #[error("it belongs to another request under the same key")]
     OtherRequest,
-    /// Not run: a request with other credentials and the same key has run it, or may have run it.
+    /// The closure has not run: a request with other credentials and the same key has run the step, or may have run it.
     #[error("it belongs to a request with other credentials under the same key")]
     OtherCredentials,
-    /// Not run: an earlier attempt began it and may have run it, and the policy says `after_crash = "reject"`.
+    /// The closure has not run: an earlier attempt began the step and may have run it, and the policy says
+    /// `after_crash = "reject"`.
     #[error("it may have run before, and `after_crash = \"reject\"` forbids to run it again")]
     OutcomeUnknown,
-    /// **Run**, and nothing is recorded: the result cannot be written as JSON, cannot be read back, or would be read back
-    /// as another value: `Some(())`, `Some(None)` and a float that is not a number would become `None`.
+    /// The closure **has run**, and nothing is recorded: the result cannot be written as JSON, cannot be read back, or
+    /// would be read back as another value. `Some(())`, `Some(None)` and a float that is not a number would become
+    /// `None`.
     #[error("it ran, but its result does not survive JSON")]
     Unserialisable(#[source] serde_json::Error),
-    /// **Run**, in this attempt or in an earlier one, and the result is too large: as JSON it has more bytes than
-    /// `max_body` of the handler's policy, or the store rejects it at every try. Return less from the step, such as an
-    /// id. If the step must run again, give it another name.
+    /// The closure **has run**, in this attempt or in an earlier one, and its result is too large: as JSON the result
+    /// has more bytes than `max_body` of the handler's policy, or the store rejects it at every try. Return less from
+    /// the step, such as an id. If the step must run again, give it another name.
     #[error(
         "it ran, but its result is larger than `max_body`, or too large for the store: let the step return less, and give it another name if it must run \
          again"
     )]
     TooLarge,
-    /// Not run: the recorded result has another type, because the program has changed. If the step must run again, give
-    /// it another name.
+    /// The closure has not run: the recorded result has another type, because the program has changed. If the step must
+    /// run again, give it another name.
     #[error("the recorded result is not of this type: the code was changed since it was recorded")]
     WrongType(#[source] serde_json::Error),
 }
@@ -146,7 +152,7 @@ impl StepError {
         rejections: Option<Arc<StepRejections>>,
     ) -> Self {
         let error = Self { step: shortened(step).into(), kind, registry_and_scope, audience, rejections };
-        // The handler may turn the error into a response that only keeps its status.
+        // The handler may turn the error into a response that keeps nothing but the status.
         error.is_answered_by(error.rejection().status());
         error
     }
@@ -162,7 +168,7 @@ impl StepError {
         self.registry_and_scope.as_ref().map(|(_, scope)| &**scope)
     }
 
-    /// Returns the name of the step. Of a name that is too long, only the first 255 bytes.
+    /// Returns the name of the step. A name that is too long is shortened to at most 255 bytes.
     pub fn step(&self) -> &str {
         &self.step
     }

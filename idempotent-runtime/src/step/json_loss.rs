@@ -12,14 +12,14 @@ pub(crate) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), Error> {
     value.serialize(Checker).map(drop)
 }
 
-/// Whether JSON writes `null` for a value.
+/// What JSON writes for a value: `null`, or any other text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Written {
     Null,
     Other,
 }
 
-/// Serializes a value into nothing.
+/// A serializer without output.
 struct Checker;
 
 macro_rules! never_null {

@@ -8,8 +8,8 @@
 //!          │
 //!          ├──▶ acquired ──closure──▶ Ok: completed(result) ──ttl──▶ absent
 //!          │                     ├──▶ Err: released
-//!          │                     └──▶ dropped, panicked: lapsed; process dead: lapses with its lease
-//!          └──▶ in flight: another attempt that lost the key runs it; waited for
+//!          │                     └──▶ dropped or panicked: lapsed at once; process died: lapses when its lease expires
+//!          └──▶ in flight: another attempt, which lost the key, runs the step; this attempt waits
 //! ```
 
 pub(crate) mod claim;

@@ -11,7 +11,8 @@ use crate::sync::{Mutex, lock};
 pub(crate) struct Names(Mutex<BTreeSet<Box<str>>>);
 
 impl Names {
-    /// Takes the name. It is free again when the returned guard is dropped, unless it was taken for good.
+    /// Takes the name. The name is free again when the returned value is dropped, unless
+    /// [`for_good`](TakenName::for_good) was called.
     pub(crate) fn take(&self, name: &str) -> Result<TakenName<'_>, StepErrorKind> {
         if name.is_empty() || name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
             return Err(StepErrorKind::InvalidName);
@@ -27,7 +28,7 @@ impl Names {
     }
 }
 
-/// A name in use. It is free again if its step ends without a result.
+/// A name in use. The name is free again if its step ends without a result.
 pub(crate) struct TakenName<'a> {
     names: &'a Names,
     name: Option<Box<str>>,
@@ -77,7 +78,7 @@ impl OwnerDigest {
     }
 }
 
-/// For each name, the execution that took it first under one claim.
+/// For each name, the execution that was the first to take that name under one claim.
 #[derive(Default)]
 pub(crate) struct Owners(Mutex<BTreeMap<Box<str>, u64>>);
 

@@ -1,11 +1,11 @@
-//! The rejections of steps under one claim, none of which is the handler's response.
+//! The rejections of the steps under one claim. Such a rejection is never recorded as the handler's response.
 
 use http::StatusCode;
 
 use crate::sync::{Mutex, lock};
 
-/// The statuses of these rejections. A handler may have turned a rejection into a bare status, and then the response
-/// shows nothing else of it.
+/// The statuses of these rejections. A handler may turn a rejection into a bare status. Then the status is all that the
+/// response shows of the rejection.
 #[derive(Default)]
 pub(crate) struct StepRejections(Mutex<Vec<StatusCode>>);
 

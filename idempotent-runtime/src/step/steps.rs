@@ -1,4 +1,4 @@
-//! The steps of one handler: begun, recorded, or taken from an earlier attempt.
+//! The steps of one handler. Begins a step, or returns the result that an earlier attempt has recorded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,21 +29,21 @@ pub(crate) struct Steps {
     pub(crate) registry: Registry,
     /// The handler's own claim.
     pub(crate) handler: Arc<Lease>,
-    /// What that claim asked for.
+    /// The request of the handler's claim.
     pub(crate) request: ClaimRequest,
     /// How long a result is kept after the end of the handler.
     pub(crate) ttl: Duration,
-    /// How many bytes of JSON a result may have.
+    /// The most bytes of JSON that a result may have.
     pub(crate) max_result: usize,
     pub(crate) fingerprints: Fingerprints,
-    /// A caller is named, so that credentials do not count.
+    /// True if a caller is named, so that credentials are not part of the fingerprint.
     pub(crate) is_partitioned: bool,
     pub(crate) owners: Owners,
 }
 
-/// A step before its closure.
+/// The state of a step before its closure runs.
 pub(crate) enum Begun {
-    /// Its result, as JSON.
+    /// An earlier attempt has recorded this result, as JSON. The closure does not run.
     Recorded(Bytes),
     Running(Box<StepClaim>),
 }
@@ -72,12 +72,13 @@ impl Steps {
     pub(crate) async fn begin(&self, name: &str, owner: &Owner) -> Result<Begun, StepErrorKind> {
         self.owners.take(name, owner)?;
         let mut claim = self.claim_of(name, owner);
-        // If the other attempt has crashed, its lease expires before this.
+        // If the other attempt has crashed, its lease expires before this deadline.
         let two_leases = Deadline::after(self.request.lease.saturating_mul(2));
         let mut retries = Retries::until(two_leases, Backoff::BETWEEN_CHECKS);
         loop {
             let asked_at = Instant::now();
-            // Confirmed with every look: an attempt that lost its key must not begin what its successor may have undone.
+            // The handler's claim is confirmed at every poll: an attempt that has lost its key must not begin a step,
+            // because the next attempt may already have undone the step's effects.
             let confirmed = self.handler.store.persistently(|| self.handler.confirm());
             let (claimed, confirmed) = join(claim.ask(), confirmed).await;
             let claimed = claimed.map_err(StepErrorKind::Store)?;
@@ -99,7 +100,8 @@ impl Steps {
                         return Err(StepErrorKind::StillRunning);
                     }
                 }
-                // Claimed with another secret of the registry: the store knows the request by that fingerprint alone.
+                // The step was claimed with another secret of the registry, so the store knows the request only by that
+                // fingerprint.
                 Claim::Lapsed { fingerprint } if claim.ask_as(fingerprint) => {}
                 Claim::Lapsed { .. } => return Err(StepErrorKind::OutcomeUnknown),
             }
@@ -110,7 +112,8 @@ impl Steps {
         self.registry.at_rest().is_same(&self.fingerprints, fingerprint)
     }
 
-    /// The step belongs to another request, as far as can be told, which has this fingerprint.
+    /// Returns the error for a step that belongs, as far as is known, to another request. `fingerprint` is that of the
+    /// other request.
     fn of_another(&self, fingerprint: Fingerprint) -> StepErrorKind {
         let names = if self.is_partitioned { &[] } else { self.registry.credential_headers() };
         let difference = match self.registry.at_rest().compare(&self.fingerprints, fingerprint, names) {
@@ -127,7 +130,7 @@ impl Steps {
 
     fn recorded(&self, claim: &StepClaim, record: Record) -> Result<Bytes, StepErrorKind> {
         let fingerprint = record.fingerprint;
-        // Opened first: what was changed in the store says nothing about the request.
+        // The record is opened first: if it was changed in the store, its fingerprint says nothing about the request.
         let opened = self.registry.at_rest().open(claim.place(), record).map_err(StepErrorKind::Store)?;
         if !self.is_same(fingerprint) {
             return Err(self.of_another(fingerprint));

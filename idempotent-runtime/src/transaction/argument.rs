@@ -3,14 +3,14 @@
 #[cfg(feature = "__transactions")]
 use crate::transaction::tx::Tx;
 
-/// Tells whether an argument's type is a [`Tx`](crate::Tx): an inherent constant takes precedence over the trait's
-/// constant.
+/// Shows whether an argument's type is a [`Tx`](crate::Tx): the inherent constant of a `Tx` takes precedence over the
+/// constant of the trait, which every type has.
 #[derive(Debug)]
 pub struct Argument<T>(std::marker::PhantomData<T>);
 
 /// The value for every other type.
 pub trait OtherArgument {
-    /// No database.
+    /// `None`, because the argument is not a `Tx`.
     const DATABASE: Option<&'static str> = None;
 }
 

@@ -7,10 +7,10 @@ use sqlx::Database;
 
 use crate::store::error::StoreError;
 
-/// sqlx's transaction depth while a transaction is open and no savepoint is.
+/// The transaction depth that sqlx counts while a transaction is open, without a savepoint in it.
 pub(crate) const OUTERMOST: usize = 1;
 
-/// How a store ends a transaction that has begun, and what the store knows of it.
+/// How a store ends a transaction that has begun, and what the store knows about the transaction.
 pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
     /// Waits until sqlx's count of the levels is correct again, after a handler had direct access to the connection:
     /// the rollback of a dropped nested transaction is only queued.
@@ -33,16 +33,17 @@ pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
     }
 
     /// Finds out how the transaction ended, after its connection was closed. Fails with
-    /// [`Committed`](crate::transaction::error::Committed) if the handler has committed it.
+    /// [`Committed`](crate::transaction::error::Committed) if the handler has committed the transaction.
     fn find_out(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(ready(Ok(())))
     }
 
-    /// What an error of a handler's statement means for the transaction; `None` if it means nothing.
+    /// Returns what an error of a handler's statement means for the transaction. Returns `None` if the error does not
+    /// affect the transaction.
     fn failure(&self, error: &sqlx::Error) -> Option<Failure>;
 
-    /// Whether the transaction has ended, as far as that is known without a query. `depth` is the number of levels that
-    /// sqlx must count. A transaction that has ended never becomes open again.
+    /// Returns whether the transaction has ended, as far as that is known without a query. `depth` is the number of
+    /// levels that sqlx must count. A transaction that has ended never becomes open again.
     fn has_ended(&self, connection: &DB::Connection, depth: usize) -> bool;
 
     /// Ensures that no further statement takes effect on the connection after its transaction has ended.

@@ -12,8 +12,8 @@ use crate::store::error::StoreError;
 use crate::transaction::begun::{Begun, OUTERMOST};
 use crate::transaction::error::Ended;
 
-/// A connection in a state in which it must not return to its pool. It is closed when dropped, unless it was given
-/// back.
+/// A connection in a state in which it must not return to its pool. The connection is closed when this value is
+/// dropped, unless the connection was given back.
 pub(crate) struct CloseOnDrop<DB: Database>(Option<PoolConnection<DB>>);
 
 impl<DB: Database> CloseOnDrop<DB> {
@@ -25,8 +25,8 @@ impl<DB: Database> CloseOnDrop<DB> {
         drop(self.0.take());
     }
 
-    /// Closes the connection without a farewell message, which could not be sent. The pool may open another one at
-    /// once.
+    /// Closes the connection without a termination message, because that message could not be sent. The pool may open
+    /// another connection at once.
     pub(super) fn abandon(mut self) {
         drop(self.0.take().map(PoolConnection::detach));
     }

@@ -14,12 +14,13 @@ use crate::transaction::open::{Open, WatchedConnection};
 
 /// The connection of a [`Tx`](crate::Tx). It remembers the error that aborted its transaction.
 ///
-/// `&mut *tx` is a `TxConnection`, and so is `&mut *savepoint`. It is an [`Executor`] and an [`Acquire`] like the
-/// connection itself, and dereferences to the connection for functions that take one. The method [`begin`](Self::begin)
-/// takes precedence over `Acquire::begin`, which returns a [`Transaction`] of sqlx, whose errors the engine does not
-/// see. The engine sees the error of a statement that runs through the `TxConnection`, so a serialization failure or a
-/// deadlock becomes 503 `transaction_conflict`. It does not see errors of statements on the connection itself. If that
-/// matters, let a function take an `impl Executor<'_, Database = Postgres>` instead of a `&mut PgConnection`.
+/// `&mut *tx` is a `TxConnection`, and so is `&mut *savepoint`. A `TxConnection` is an [`Executor`] and an [`Acquire`]
+/// like the connection itself, and dereferences to the connection for functions that take a connection. The method
+/// [`begin`](Self::begin) takes precedence over `Acquire::begin`, which returns a [`Transaction`] of sqlx, whose errors
+/// the engine does not see. The engine sees the error of a statement that runs through the `TxConnection`, so a
+/// serialization failure or a deadlock becomes 503 `transaction_conflict`. The engine does not see errors of statements
+/// on the connection itself. If these errors matter, let a function take an `impl Executor<'_, Database = Postgres>`
+/// instead of a `&mut PgConnection`.
 ///
 /// # Errors
 ///
@@ -27,8 +28,9 @@ use crate::transaction::open::{Open, WatchedConnection};
 /// message says so. The statement is not sent.
 ///
 /// On PostgreSQL, a lost statement fails with [`sqlx::Error::Io`] within five seconds, and so does every later one. A
-/// statement counts as lost if PostgreSQL is waiting for a statement too: then the network between them drops
-/// everything. A slow statement has no limit. See the guide's page [`transactions`](crate::guide::transactions).
+/// statement counts as lost if PostgreSQL is waiting for a statement at the same time: then the network between the
+/// program and PostgreSQL drops all packets. A slow statement has no limit. See the guide's page
+/// [`transactions`](crate::guide::transactions).
 ///
 /// # Examples
 ///
@@ -50,7 +52,7 @@ use crate::transaction::open::{Open, WatchedConnection};
 pub struct TxConnection<DB: Database>(pub(super) Open<DB>);
 
 impl<DB: Database> TxConnection<DB> {
-    /// The same connection, for a function that takes an executor or a connection.
+    /// Returns the same connection, for a function that takes an executor or a connection.
     #[expect(clippy::should_implement_trait, reason = "the trait's method gives the connection beneath it")]
     pub fn as_mut(&mut self) -> &mut Self {
         self
@@ -170,7 +172,8 @@ macro_rules! executor {
                 Box::pin(async move {
                     let WatchedConnection { connection, mut watch, levels } = self.0.watched()?;
                     watch.leave_to_the_handler();
-                    // As for a savepoint of the engine, until the nested transaction has begun.
+                    // The transaction counts as ended until the nested transaction is known to have begun, as for a
+                    // savepoint of the engine.
                     levels.are_lost = true;
                     let nested = watch.answer(Acquire::begin(connection)).await?;
                     levels.are_lost = false;

@@ -35,8 +35,8 @@ pub(crate) trait HandlerTransaction: Send + Sync {
     /// Undoes the writes of the handler. Fails only if the handler has committed them.
     fn roll_back<'a>(&'a self, store: &'a StoreHandle) -> BoxFuture<'a, Result<(), TransactionError>>;
 
-    /// Returns the error of a transaction that the database aborted because of a conflict. If the handler's policy asks
-    /// for isolation, and the handler answers with a failure (`is_failure`), a conflict is assumed even if the engine
-    /// did not see one. The same holds if a conflict was seen but undone by a savepoint.
+    /// Returns the error of a transaction that the database aborted because of a conflict. If the handler's policy has
+    /// `isolation`, and the handler answers with a failure (`is_failure`), a conflict is assumed even if the engine did
+    /// not see one. The same holds if a conflict was seen but undone by a savepoint.
     fn conflict<'a>(&'a self, store: &'a StoreHandle, is_failure: bool) -> BoxFuture<'a, Option<TransactionError>>;
 }

@@ -60,7 +60,7 @@ pub(crate) enum TransactionError {
 }
 
 impl TransactionError {
-    /// Whether the program must be changed before a retry can succeed.
+    /// Returns whether the program must be changed before a retry can succeed.
     pub(crate) fn is_permanent(&self) -> bool {
         matches!(
             self,
@@ -74,7 +74,7 @@ impl TransactionError {
         )
     }
 
-    /// The rejection that the client gets.
+    /// Returns the rejection that the client gets.
     pub(crate) fn rejection(&self, unavailable: Rejection) -> Rejection {
         match self {
             Self::Conflict(_) | Self::Unseen => Rejection::TransactionConflict,
@@ -84,7 +84,7 @@ impl TransactionError {
     }
 }
 
-/// Whether a store's error has one of the source types below.
+/// Returns whether a store's error has this source, one of the types below.
 #[cfg(feature = "__transactions")]
 pub(super) fn is<E: std::error::Error + 'static>(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(source) if source.is::<E>())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::store::error::StoreError;
 use crate::transaction::transactions::{TransactionFaults, TransactionPhase};
 
-/// The injected faults of the store, if it has any.
+/// The injected faults of the store, if there are any.
 pub(super) struct Faults(pub(super) Option<Arc<dyn TransactionFaults>>);
 
 impl Faults {

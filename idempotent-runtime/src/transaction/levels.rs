@@ -15,7 +15,7 @@ pub(super) struct Levels {
 }
 
 impl Levels {
-    /// The depth that sqlx must count.
+    /// Returns the depth that sqlx must count.
     pub(super) fn depth(&self) -> usize {
         OUTERMOST + self.open
     }

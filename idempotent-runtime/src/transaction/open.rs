@@ -24,11 +24,11 @@ struct Inner<DB: Database> {
     source: Source<DB>,
     seen: Seen,
     levels: Levels,
-    /// The lock by which the store excludes other transactions. It is dropped after the transaction.
+    /// The lock by which the store excludes other transactions. The lock is dropped after the transaction.
     hold: Box<dyn Any + Send + Sync>,
 }
 
-/// A connection that is in its transaction, with the observations about both.
+/// A connection that is in its transaction, with what the engine has observed on it.
 pub(super) struct WatchedConnection<'a, DB: Database> {
     pub(super) connection: &'a mut DB::Connection,
     pub(super) watch: Watch<'a, DB>,
@@ -76,7 +76,7 @@ impl<DB: Database> Open<DB> {
         self
     }
 
-    /// Sets the isolation that the handler's policy asks for.
+    /// Sets the isolation level of the handler's policy.
     pub(super) fn isolated(mut self, isolation: Option<Isolation>) -> Self {
         self.inner_mut().seen.isolation = isolation;
         self
@@ -90,7 +90,7 @@ impl<DB: Database> Open<DB> {
     ///
     /// # Errors
     ///
-    /// When the transaction has ended, because the statement would commit by itself; and when the connection is dead.
+    /// If the transaction has ended, because the statement would then commit by itself. Also if the connection is dead.
     pub(super) fn watched(&mut self) -> Result<WatchedConnection<'_, DB>, sqlx::Error> {
         let Inner { source, seen, levels, .. } = self.inner_mut();
         if seen.is_silent() {
@@ -147,8 +147,8 @@ impl<DB: Database> Open<DB> {
         }
     }
 
-    /// Like [`watched`](Self::watched), for a savepoint. If it is not the innermost one, the transaction counts as
-    /// ended.
+    /// Like [`watched`](Self::watched), for a savepoint. If the savepoint is not the innermost one, the transaction
+    /// counts as ended.
     fn watched_in(&mut self, level: &Level) -> Result<WatchedConnection<'_, DB>, sqlx::Error> {
         let is_innermost = self.inner_mut().levels.open == level.number;
         if !is_innermost || self.watched().is_err() {
@@ -157,7 +157,8 @@ impl<DB: Database> Open<DB> {
         self.watched()
     }
 
-    /// Returns the connection itself for the handler's use. The engine does not see its errors.
+    /// Returns the connection itself for the handler's use. The engine does not see errors of statements on this
+    /// connection.
     pub(super) fn connection_mut(&mut self) -> &mut DB::Connection {
         let Inner { source, seen, levels, .. } = self.inner_mut();
         seen.note_direct_use();
@@ -182,7 +183,7 @@ impl<DB: Database> Open<DB> {
         proven
     }
 
-    /// After an error, the outcome of the transaction is unknown, and its connection is closed.
+    /// Commits the transaction. After an error, its outcome is unknown, and its connection is closed.
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         match self.0.take() {
             Some(Inner { source: Source::Begun(mut connection, begun), hold, .. }) => {
@@ -203,7 +204,8 @@ impl<DB: Database> Open<DB> {
         }
     }
 
-    /// If the rollback fails, closing the connection rolls the transaction back.
+    /// Rolls the transaction back. If the rollback fails, the connection is closed, which rolls the transaction back
+    /// too.
     pub(crate) async fn roll_back(mut self) -> Result<(), StoreError> {
         match self.0.take() {
             Some(inner) => inner.roll_back().await,

@@ -11,8 +11,8 @@ use crate::transaction::levels::{End, Level};
 /// A savepoint in the transaction of a [`Tx`](crate::Tx), made by [`TxConnection::begin`].
 ///
 /// Its [`commit`](Self::commit) and [`rollback`](Self::rollback) end the savepoint, and never the transaction. Dropping
-/// it rolls it back. It dereferences to the [`TxConnection`]: run statements on `&mut *savepoint`, and begin a
-/// savepoint inside it with `savepoint.begin()`.
+/// a savepoint rolls it back. A savepoint dereferences to the [`TxConnection`]: run statements on `&mut *savepoint`,
+/// and begin a savepoint inside it with `savepoint.begin()`.
 ///
 /// # Examples
 ///
@@ -39,7 +39,7 @@ use crate::transaction::levels::{End, Level};
 #[must_use = "a savepoint that is dropped is rolled back"]
 pub struct Savepoint<'tx, DB: Database> {
     connection: &'tx mut TxConnection<DB>,
-    /// `None` once it has ended.
+    /// `None` after the savepoint has ended.
     level: Option<Level>,
 }
 
@@ -48,11 +48,13 @@ impl<DB: Database> TxConnection<DB> {
     ///
     /// # Errors
     ///
-    /// The error of the database. The transaction has then ended, as if the future had been dropped.
+    /// Returns the error of the database. After this error the transaction has ended, as if the future had been
+    /// dropped.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it is ready, the transaction has ended: every later statement fails, and nothing is kept.
+    /// If the future is dropped before it is ready, the transaction has ended: every later statement fails, and nothing
+    /// is kept.
     pub async fn begin(&mut self) -> Result<Savepoint<'_, DB>, sqlx::Error> {
         let level = self.0.begin_level().await?;
         Ok(Savepoint { connection: self, level: Some(level) })
@@ -60,12 +62,12 @@ impl<DB: Database> TxConnection<DB> {
 }
 
 impl<DB: Database> Savepoint<'_, DB> {
-    /// Keeps what was written since the savepoint, if the transaction commits.
+    /// Keeps the writes since the savepoint, if the transaction commits.
     ///
     /// # Errors
     ///
-    /// The error of the database; the savepoint is then rolled back. After the transaction has ended,
-    /// [`sqlx::Error::InvalidArgument`], whose message says so; nothing is sent.
+    /// Returns the error of the database; the savepoint is then rolled back. If the transaction has ended, returns
+    /// [`sqlx::Error::InvalidArgument`], whose message says so, and sends nothing.
     ///
     /// # Cancel safety
     ///
@@ -74,7 +76,7 @@ impl<DB: Database> Savepoint<'_, DB> {
         self.end(End::Commit).await
     }
 
-    /// Undoes what was written since the savepoint. The transaction continues.
+    /// Undoes the writes since the savepoint. The transaction continues.
     ///
     /// # Errors
     ///

@@ -39,7 +39,7 @@ pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>>;
 
-    /// Whether the key has the record of `token`. Fails while the transaction of `token` may still run.
+    /// Returns whether the key has the record of `token`. Fails while the transaction of `token` may still run.
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>>;
 }
 
@@ -214,7 +214,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
 }
 
 impl TransactionError {
-    /// The error of a step before COMMIT was sent.
+    /// Returns the error of an operation that failed before COMMIT was sent.
     fn hindered_by(error: StoreError) -> Self {
         if is::<Aborted>(&error) {
             Self::Aborted
@@ -232,8 +232,8 @@ impl TransactionError {
     }
 }
 
-/// The transaction error, if the store's error comes from a conflict that was seen or is likely; otherwise the store's
-/// error itself.
+/// Returns the transaction error if the store's error comes from a conflict that was seen or is likely. Otherwise,
+/// fails with the store's error itself.
 fn conflict<DB: Database>(
     open: &Open<DB>,
     is_failure: bool,
@@ -249,7 +249,7 @@ fn conflict<DB: Database>(
     if is_conflict { Ok(seen.conflict(error)) } else { Err(error) }
 }
 
-/// Fails only if the handler has committed the transaction.
+/// Evaluates the result of a rollback. Fails only if the handler has committed the transaction.
 fn rolled_back(store: &StoreHandle, undone: Result<(), StoreError>) -> Result<(), TransactionError> {
     match undone {
         Ok(()) => Ok(()),
@@ -265,7 +265,8 @@ fn rolled_back(store: &StoreHandle, undone: Result<(), StoreError>) -> Result<()
     }
 }
 
-/// The answer to COMMIT was lost or was an error: only the record shows whether the transaction was committed.
+/// Finds out whether a transaction was committed, after the answer to COMMIT was lost or was an error. Only the record
+/// shows the outcome.
 async fn look_up<DB: Database>(
     store: &StoreHandle,
     transactions: &dyn TransactionalStore<DB>,

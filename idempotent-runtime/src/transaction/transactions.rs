@@ -13,23 +13,23 @@ use crate::store::claim::ClaimRequest;
 use crate::store::error::StoreError;
 use crate::sync::tokio::time::Instant;
 
-/// What is recorded for a claim that was made in a transaction.
+/// The record of a claim that was made in a transaction.
 pub(crate) struct Recording {
     pub(crate) key: RecordKey,
     pub(crate) request: ClaimRequest,
     pub(crate) record: Record,
-    /// Whether requests in other processes may wait for it.
+    /// Whether requests in other processes may wait for the record.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite has no way to tell another process"))]
     pub(crate) may_be_awaited: bool,
 }
 
-/// What a claim in a transaction asks for.
+/// The request of a claim in a transaction.
 #[cfg_attr(not(feature = "__transactions"), allow(dead_code, reason = "there are no transactions"))]
 pub(crate) struct TxClaimRequest<'a> {
     pub(crate) key: &'a RecordKey,
     pub(crate) request: ClaimRequest,
     pub(crate) isolation: Option<Isolation>,
-    /// Recorded if the handler commits the transaction itself.
+    /// The record of the key if the handler commits the transaction itself.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only PostgreSQL records it"))]
     pub(crate) without_response: Record,
 }
@@ -54,28 +54,29 @@ pub struct Transactions {
 
 /// The transactions of a store, for every database.
 pub(crate) trait Holder: Send + Sync {
-    /// Whether an open transaction holds the key. Such a key has no row yet.
+    /// Returns whether an open transaction holds the key. Such a key has no row yet.
     fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// The size of the pool from which handlers get their transactions, if the pool is the application's own.
+    /// Returns the size of the pool from which handlers get their transactions, if the pool is the application's own.
     fn connections(&self) -> Option<u32>;
 }
 
 /// Keeps the records of committed transactions, and answers claims with them.
 pub(crate) trait CommittedRecords: Send + Sync {
-    /// The record of the key, if it can be replayed without a query.
+    /// Returns the record of the key, if the record can be replayed without a query.
     fn at_hand(&self, key: &RecordKey) -> Option<Record>;
 
     /// Keeps a record whose COMMIT has succeeded. The COMMIT was sent at `asked_at`.
     fn committed(&self, recording: &Recording, asked_at: Instant);
 }
 
-/// Makes a transaction fail before a phase.
+/// Makes transactions fail before a phase.
 pub(crate) trait TransactionFaults: Send + Sync {
     fn before(&self, phase: TransactionPhase) -> Option<StoreError>;
 }
 
-/// A phase of a handler's transaction, for [`FaultyStore::fail_transactions`](crate::testing::FaultyStore::fail_transactions).
+/// A phase of a handler's transaction, for
+/// [`FaultyStore::fail_transactions`](crate::testing::FaultyStore::fail_transactions).
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! The extractor.
+//! The extractor of a handler's transaction.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -25,7 +25,7 @@ use crate::transaction::slot::Slot;
 /// effects that are rows of this database happen **exactly once**. Other effects, such as a call to another API, need
 /// [`Idempotency::downstream_key`](crate::Idempotency::downstream_key).
 ///
-/// It dereferences to the [connection](TxConnection), like sqlx's own [`Transaction`]; `tx.begin()` is a
+/// A `Tx` dereferences to the [connection](TxConnection), like sqlx's own [`Transaction`]; `tx.begin()` is a
 /// [`Savepoint`](crate::Savepoint). Run statements on `&mut *tx`. There is no `commit`, because the engine commits. The
 /// handler's store must be in this database: [`install`](crate::install) rejects another store, and under a registry's
 /// layer requests get 500. `install` knows the database if the argument's type is written as `Tx<Postgres>`,
@@ -38,15 +38,16 @@ use crate::transaction::slot::Slot;
 /// [`install`](crate::install) warns of pools with fewer than ten connections.
 ///
 /// The transaction must stay open: the handler must not send `COMMIT` or `ROLLBACK`, and must await a nested `begin` to
-/// its end. The guide's page [`transactions`](crate::guide::transactions) lists what else can end it, and documents
-/// `isolation`. If a transaction of PostgreSQL is committed by anything but the engine, its effects stay, and retries
-/// get 409 `response_not_recorded`.
+/// its end. The guide's page [`transactions`](crate::guide::transactions) lists everything else that can end the
+/// transaction, and documents `isolation`. If a transaction of PostgreSQL is committed by anything but the engine, its
+/// effects stay, and retries get 409 `response_not_recorded`.
 ///
 /// A crash leaves nothing behind, not even the count of [`Idempotency::attempt`](crate::Idempotency::attempt).
 /// `after_crash` matters only for claims that an earlier version of the handler, without a `Tx`, has made. There is no
-/// lease: `lease` only limits how long the engine looks for the outcome of a `COMMIT` whose answer was lost. Three
-/// things do not compile: `on_store_error = "run"`, two arguments `Tx`, and a `Tx` among the arguments after the claim,
-/// because the transaction begins with the claim:
+/// lease: `lease` only limits how long the engine waits for the outcome of a `COMMIT` whose answer was lost, for
+/// handlers that run under the same claim, and for the body of a response of unknown length. Three things do not
+/// compile: `on_store_error = "run"`, two arguments `Tx`, and a `Tx` among the arguments after the claim, because the
+/// transaction begins with the claim:
 ///
 /// ```standalone_crate,compile_fail
 /// use axum::http::StatusCode;
@@ -86,17 +87,18 @@ use crate::transaction::slot::Slot;
 /// - If the commit fails, the client gets 503 instead of the handler's response, and the effects are gone.
 /// - If a statement of the handler is lost on its way to PostgreSQL, the statement fails, and nothing is kept. If the
 ///   handler answers with a recorded status, the client gets 503.
-/// - If the response to `COMMIT` is lost, the engine looks the outcome up first.
+/// - If the answer to `COMMIT` is lost, the engine first finds out from the database whether the transaction was
+///   committed.
 /// - A serialization failure or a deadlock, at `COMMIT` or in a statement on the [`TxConnection`], is 503
-///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, so is an error that
-///   the engine did not see.
-/// - If the handler answers with a recorded status, the client gets 500 `transaction_failed` in three cases: the transaction
-///   ended while the handler ran, another error aborted it, or a deferred constraint fails at its end.
+///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, an error that
+///   aborted the transaction and that the engine did not see gets the same answer.
+/// - If the handler answers with a recorded status, the client gets 500 `transaction_failed` in three cases: the
+///   transaction ended while the handler ran, another error aborted it, or a deferred constraint fails at its end.
 ///
 /// # Panics
 ///
-/// Dereferencing panics if no engine has begun the transaction: in a handler without `#[idempotent]`, and in the expressions
-/// of the attribute, which run before the claim.
+/// Dereferencing panics if no engine has begun the transaction: in a handler without `#[idempotent]`, and in the
+/// expressions of the attribute, which run before the claim.
 ///
 /// # Examples
 ///
@@ -113,7 +115,7 @@ use crate::transaction::slot::Slot;
 /// ```
 pub struct Tx<DB: Database> {
     slot: Arc<Slot<DB>>,
-    /// Taken out of the slot at the first use, and put back when this is dropped.
+    /// The transaction is taken out of the slot at the first use, and is put back when this value is dropped.
     open: OnceLock<TxConnection<DB>>,
 }
 
@@ -142,7 +144,7 @@ impl<DB: Database> Drop for Tx<DB> {
     }
 }
 
-/// For unit tests that call the handler. Its writes are rolled back when the handler ends.
+/// For unit tests that call the handler. The handler's writes are rolled back when it ends.
 impl<DB: Database> From<Transaction<'static, DB>> for Tx<DB> {
     fn from(transaction: Transaction<'static, DB>) -> Self {
         Self { slot: Arc::default(), open: OnceLock::from(TxConnection(Open::given(transaction))) }

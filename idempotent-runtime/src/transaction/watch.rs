@@ -17,7 +17,7 @@ use crate::transaction::error::TransactionError;
 pub(super) struct Seen {
     /// The failure of the last statement that failed while the transaction was not yet aborted.
     pub(super) failure: Option<Failure>,
-    /// The handler has used the connection itself. Errors on it are not seen.
+    /// The handler has used the connection itself. The engine does not see errors of such statements.
     is_used_directly: bool,
     /// The connection is dead, so nothing may be awaited on it.
     is_silent: bool,
@@ -25,18 +25,18 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Whether a conflict was seen that aborted the transaction.
+    /// Returns whether a conflict was seen that aborted the transaction.
     pub(super) fn is_conflict(&self) -> bool {
         self.failure == Some(Failure::Conflict)
     }
 
-    /// Whether the transaction may have met a conflict that was not seen. If the policy asks for isolation, this is the
-    /// usual cause, and a retry is safe in any case.
+    /// Returns whether a conflict that was not seen may have aborted the transaction. If the policy has `isolation`, a
+    /// conflict is the usual cause of an abort, and a retry is safe in any case.
     pub(super) fn may_be_conflict(&self) -> bool {
         self.failure.is_none() && self.is_used_directly && self.isolation.is_some()
     }
 
-    /// The error of a transaction that was aborted by a conflict, or may have been.
+    /// Returns the error of a transaction that a conflict has aborted, or may have aborted.
     pub(super) fn conflict(&self, aborted: StoreError) -> TransactionError {
         if self.is_conflict() { TransactionError::Conflict(aborted) } else { TransactionError::Unseen }
     }
@@ -69,14 +69,14 @@ pub(super) struct Watch<'a, DB: Database> {
     pub(super) begun: Option<&'a dyn Begun<DB>>,
 }
 
-/// The error of a statement that will get no answer, and of every later statement.
+/// Returns the error of a statement that will get no answer, and of every later statement.
 pub(super) fn silent() -> sqlx::Error {
     let what = "the connection of this handler's transaction no longer answers, and nothing that it writes is kept";
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, what))
 }
 
 impl<'a, DB: Database> Watch<'a, DB> {
-    /// Waits for the answer to a statement, however long it takes. Fails if no answer can come any more.
+    /// Waits for the answer to a statement, however long it takes. Fails if it is certain that no answer will come.
     pub(super) async fn answer<T>(
         &mut self,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
@@ -93,7 +93,8 @@ impl<'a, DB: Database> Watch<'a, DB> {
         answer.inspect_err(|error| self.note(error))
     }
 
-    /// The same for a statement that returns several rows. The handler may take its time for each row.
+    /// Like [`answer`](Self::answer), for a statement that returns several rows. The handler may take any time for each
+    /// row.
     pub(super) fn rows<T: Send + 'a>(
         mut self,
         mut rows: BoxStream<'a, Result<T, sqlx::Error>>,

@@ -1,4 +1,5 @@
-//! The entries: the table of a state, the form that looks up an entry, and the panel that shows and purges it.
+//! The entries: the table of a state, the form that looks up an entry, and the panel that shows, resolves and purges
+//! it.
 
 use std::time::Duration;
 
@@ -106,7 +107,7 @@ pub(super) fn panel(view: &View<'_>, panel: &Panel) -> Markup {
     }
 }
 
-/// The form for a person who knows what happened to the request.
+/// Renders the form for an operator who knows what happened to the request.
 fn resolution(view: &View<'_>, target: &Target, entry_view: &EntryView, confirmation: &str) -> Markup {
     let is_step = entry_view.key().is_some_and(|key| key.step_of().is_some());
     html! {
@@ -142,7 +143,8 @@ fn resolution(view: &View<'_>, target: &Target, entry_view: &EntryView, confirma
 fn named(target: &Target) -> Markup {
     html! { @match target {
         Target::Id(id) => input type="hidden" name="id" value=(id);,
-        // In the encoding of record keys, because a form would change line breaks and control characters.
+        // The key is sent in the encoding of record keys, because a form would change line breaks and control
+        // characters.
         Target::Key(key) => input type="hidden" name="record_key" value=(key.as_str());,
     } }
 }
@@ -185,7 +187,7 @@ fn found(view: &View<'_>, target: &Target, entry_view: &EntryView) -> Markup {
     }
 }
 
-/// The settings that every form of the page sends again.
+/// Renders the settings that every form of the page sends again.
 fn settings(view: &View<'_>) -> Markup {
     let selection = &view.service.selection;
     html! {

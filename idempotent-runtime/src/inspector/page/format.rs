@@ -8,10 +8,10 @@ use crate::inspector::query::{DEFAULT_LIMIT, Selection};
 use crate::operate::entry_view::{EntryView, State};
 use crate::operate::masking::{Keys, visible};
 
-/// How many characters of a text are shown: callers may have any length.
+/// The most characters of a text that are shown, because callers may have any length.
 const LONGEST: usize = 120;
 
-/// Text from clients, made visible and shortened.
+/// Returns text from clients, made visible and shortened.
 pub(super) fn text(text: &str) -> String {
     let length = text.chars().count();
     if length <= LONGEST {
@@ -21,14 +21,14 @@ pub(super) fn text(text: &str) -> String {
     format!("{}… ({length} characters)", visible(&beginning))
 }
 
-/// A number such as `10,000`.
+/// Returns a number in a form such as `10,000`.
 pub(super) fn number(number: usize) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(",")
 }
 
-/// A duration in its two largest units.
+/// Returns a duration in its two largest units.
 pub(super) fn span(span: Duration) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
     let seconds = span.as_secs();
@@ -42,7 +42,7 @@ pub(super) fn span(span: Duration) -> String {
     format!("{} {name}{rest}", seconds / unit)
 }
 
-/// How long ago, together with the exact time.
+/// Renders the age of the entry, together with the exact time.
 pub(super) fn age(entry_view: &EntryView, stamp: Option<&str>) -> Markup {
     // The clock of another process may be ahead of this process's clock.
     let passed = entry_view.since().map(|since| SystemTime::now().duration_since(since).unwrap_or_default());
@@ -66,7 +66,7 @@ pub(super) fn title(state: State) -> &'static str {
     }
 }
 
-/// What happens to the next request with such a key.
+/// Says what happens to the next request with a key in this state.
 pub(super) fn meaning(state: State) -> &'static str {
     match state {
         State::OutcomeUnknown => {
@@ -82,7 +82,7 @@ pub(super) fn meaning(state: State) -> &'static str {
     }
 }
 
-/// A label that is readable without its colour.
+/// Renders a label that is readable without its colour.
 pub(super) fn badge(state: State) -> Markup {
     html! { span class={ "badge " (state) } { (title(state)) } }
 }

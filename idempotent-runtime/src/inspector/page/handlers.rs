@@ -58,12 +58,12 @@ fn row(view: &View<'_>, scan: &Scan, handler: &HandlerReport) -> Markup {
     }
 }
 
-/// The name without its module, which the location shows already.
+/// Returns the name without its module, because the location already shows the module.
 fn name(handler: &str) -> &str {
     handler.rsplit_once("::").map_or(handler, |(_, name)| name)
 }
 
-/// How many keys of this scope are in the displayed store.
+/// Renders how many keys of this scope are in the displayed store.
 fn keys(view: &View<'_>, scan: &Scan, handler: &HandlerReport) -> Markup {
     let is_shown = handler.store == view.service.selection.store.as_deref().unwrap_or(DEFAULT_STORE);
     let counts = scan.scopes().get(handler.scope.as_str()).filter(|_| is_shown);

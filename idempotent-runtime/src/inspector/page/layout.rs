@@ -32,7 +32,7 @@ pub(super) fn page(view: &View<'_>, panel: Option<&Panel>, scan: &Scan) -> Marku
     })
 }
 
-/// The page of one entry, without the overview.
+/// Renders the page of one entry, without the overview.
 pub(super) fn one_entry(view: &View<'_>, panel: &Panel) -> Markup {
     document(&html! {
         (header(view))
@@ -44,7 +44,7 @@ pub(super) fn one_entry(view: &View<'_>, panel: &Panel) -> Markup {
     })
 }
 
-/// The page for a request that failed, if nothing else can be shown.
+/// Renders the page for a request that failed, if nothing else can be shown.
 pub(super) fn failure(problem: &Problem) -> Markup {
     document(&html! {
         header { h1 { "Idempotency" } }
@@ -152,7 +152,7 @@ fn reach(view: &View<'_>, scan: &Scan) -> Markup {
     }
 }
 
-/// The shares of the states as a bar. The list below shows the same as numbers.
+/// Renders the shares of the states as a bar. The list below the bar shows the same data as numbers.
 fn bar(counts: &Counts) -> Markup {
     let all: usize = State::ALL.into_iter().map(|state| counts.in_state(state)).sum();
     let present = || State::ALL.into_iter().filter(|&state| counts.in_state(state) > 0);

@@ -26,10 +26,10 @@ use crate::operate::entry_view::EntryView;
 
 const STYLE: &str = include_str!("style.css");
 
-/// How many entries of each state are shown.
+/// The most entries of each state that are shown.
 const KEPT: usize = 100;
 
-/// Allows only the page's own style, and forms to the page itself.
+/// Returns a policy that allows only the page's own style, and only forms to the page itself.
 pub(super) fn content_security_policy() -> HeaderValue {
     static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         let style = BASE64_STANDARD.encode(Sha256::digest(STYLE));
@@ -76,7 +76,8 @@ pub(super) async fn show(
 
 /// Looks up, purges or resolves one entry.
 ///
-/// Reads nothing else from the store: after a change took effect, a slow listing must not report a failure.
+/// Reads nothing else from the store: after a change took effect, a slow listing must not turn the answer into a
+/// failure.
 pub(super) async fn act(
     Shared(inspector): Shared<Arc<Inspector>>,
     operator: Option<Extension<Operator>>,

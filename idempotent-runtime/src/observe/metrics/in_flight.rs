@@ -3,7 +3,7 @@
 use crate::observe::metrics::meters::METERS;
 use crate::observe::metrics::scope::Scope;
 
-/// Counts one running handler until it is dropped, however the handler ends.
+/// Counts one running handler until this value is dropped, however the handler ends.
 pub(crate) struct InFlight {
     scope: &'static Scope,
     number: u64,
@@ -22,7 +22,7 @@ impl Drop for InFlight {
     }
 }
 
-/// Counts one request that continues without its client, until it is dropped.
+/// Counts one request that continues without its client, until this value is dropped.
 pub(crate) struct WithoutClient(&'static Scope);
 
 impl WithoutClient {

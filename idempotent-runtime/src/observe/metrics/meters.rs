@@ -17,12 +17,12 @@ use crate::policy::registration::written_policies;
 
 static ASKED_FOR: LazyLock<watch::Sender<()>> = LazyLock::new(|| watch::Sender::new(()));
 
-/// Changes each time the metrics are about to be read.
+/// Returns a receiver that changes each time the metrics are about to be read.
 pub(crate) fn asked_for() -> watch::Receiver<()> {
     ASKED_FOR.subscribe()
 }
 
-// One for the whole process, because several registries may serve handlers of one scope.
+// The whole process has one set of meters, because several registries may serve handlers of one scope.
 pub(crate) static METERS: LazyLock<Meters> = LazyLock::new(Meters::of_all_policies);
 
 pub(crate) struct Meters {
@@ -101,12 +101,13 @@ pub(crate) fn lease_lost(scope: &str) {
 
 /// Records the age of a replayed record.
 pub(crate) fn replayed(recorded_at: SystemTime) {
-    // The clock of the process that recorded it may be ahead of this process's clock.
+    // The clock of the process that recorded the response may be ahead of this process's clock.
     let age = SystemTime::now().duration_since(recorded_at).unwrap_or_default();
     METERS.replay_age.record(age);
 }
 
-/// Updates [`OLDEST_IN_FLIGHT_SECONDS`], and counts [`UNKNOWN_OUTCOMES`] again. Call it before you render the metrics.
+/// Updates [`OLDEST_IN_FLIGHT_SECONDS`], and counts [`UNKNOWN_OUTCOMES`] again. Call this function before you render
+/// the metrics.
 pub fn refresh() {
     ASKED_FOR.send_replace(());
     METERS.refresh();

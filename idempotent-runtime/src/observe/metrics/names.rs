@@ -6,7 +6,7 @@ pub const REQUESTS_TOTAL: &str = "idempotency_requests_total";
 pub const IN_FLIGHT: &str = "idempotency_in_flight";
 /// Gauge: guarded requests that continue although their clients have disconnected.
 pub const WITHOUT_CLIENT: &str = "idempotency_without_client";
-/// Gauge: how long the oldest of these handlers has run.
+/// Gauge: how long the oldest handler in flight has run.
 pub const OLDEST_IN_FLIGHT_SECONDS: &str = "idempotency_oldest_in_flight_seconds";
 /// Histogram: the age of each record when it is replayed.
 pub const REPLAY_AGE_SECONDS: &str = "idempotency_replay_age_seconds";

@@ -15,7 +15,7 @@ use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock};
 
-/// How often the age of the oldest handler is updated, at least.
+/// The longest time between two updates of the age of the oldest handler.
 const RESOLUTION: Duration = Duration::from_secs(5);
 
 /// The outcomes whose series begin at 0, the frequent ones first. The series of any other outcome begins with its first
@@ -136,7 +136,7 @@ impl Scope {
         running.next_number += 1;
         running.begun.insert(number, Instant::now());
         self.show(&running);
-        // The task dies with the runtime that it was spawned on. The process may have other runtimes.
+        // The task ends with the runtime that it was spawned on. The process may have other runtimes.
         if running.task.as_ref().is_none_or(JoinHandle::is_finished)
             && let Ok(runtime) = Handle::try_current()
         {
@@ -164,7 +164,7 @@ impl Scope {
         }
     }
 
-    /// Must be called under the lock: otherwise an older value could overwrite a newer one.
+    /// Updates the gauges. The caller must hold the lock. Otherwise an older value could overwrite a newer one.
     #[expect(clippy::cast_precision_loss, reason = "no process runs 2^52 handlers")]
     fn show(&self, running: &BegunHandlers) {
         self.in_flight.set(running.begun.len() as f64);

@@ -96,8 +96,8 @@ impl StoreMeter {
     }
 }
 
-/// Whether the error is a fault of the store. The database is well if a statement of the handler has failed or ended
-/// its transaction, or if two transactions conflict. The store is also well if one caller has exceeded its quota.
+/// Returns whether the error is a fault of the store. The store has no fault if a statement of the handler has failed
+/// or has ended its transaction, if two transactions conflict, or if one caller has exceeded its quota.
 fn is_of_the_store(error: &StoreError) -> bool {
     match error {
         StoreError::OverQuota => false,
