@@ -11,6 +11,9 @@ pub struct Section {
     pub text: Vec<String>,
     /// The figures.
     pub tables: Vec<Table>,
+    /// The table with which the results begin, if this section has it.
+    #[serde(default)]
+    pub summary: Option<Table>,
     /// The figures that have a target.
     pub targets: Vec<Target>,
     /// The lines of the plot of latency over load.

@@ -106,10 +106,13 @@ fn write_results(sections: &[Section]) -> anyhow::Result<()> {
          Written by `cargo xtask bench`; every comparison is made within one run, and alternates. {}\n\n",
         machine::description()
     );
-    text += &format!("## Targets\n\n{}\n", targets(sections).markdown());
-    text += "## Latency over load\n\n![99th percentile of the latency over requests per second](latency.svg)\n\n\
+    for summary in sections.iter().filter_map(|section| section.summary.as_ref()) {
+        text += &format!("{}\n", summary.markdown());
+    }
+    text += "![99th percentile of the latency over requests per second](latency.svg)\n\n\
              First executions over loopback, for 1, 4, 16, 64 and 256 connections: how many requests a second are answered, \
              and within which time 99 % of them are.\n\n";
+    text += &format!("## Targets\n\n{}\n", targets(sections).markdown());
     sections.iter().for_each(|section| text += &chapter(section));
     let path: PathBuf = Path::new(FOLDER).join("RESULTS.md");
     fs::write(&path, text.trim_end().to_owned() + "\n").with_context(|| path.display().to_string())

@@ -12,6 +12,10 @@ const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/budget.toml");
 /// The numbers of requests in two runs. The difference between the runs excludes the instructions for start and end.
 const REQUESTS: [u64; 2] = [500, 1_500];
 
+/// The thread that sends the requests, as `one_path` names it.
+const ONE_THREAD: &str = "one-thread";
+const BLOCK_ON: &str = "block-on";
+
 /// How much two runs of the same sources may differ, as a part of the bare handler's instructions: hashes have random
 /// seeds, so tables grow at different times.
 const TOLERANCE: f64 = 0.03;
@@ -22,24 +26,38 @@ struct Budget {
     first: i64,
     replay: i64,
     no_key: i64,
+    /// A first execution that is called in `block_on` of a runtime with one worker.
+    first_in_block_on: i64,
+    /// A replay that is called there.
+    replay_in_block_on: i64,
 }
 
 impl Budget {
-    fn paths(&self) -> [(&'static str, i64); 3] {
-        [("first", self.first), ("replay", self.replay), ("no-key", self.no_key)]
+    fn paths(&self) -> [(&'static str, i64); 5] {
+        [
+            ("first", self.first),
+            ("replay", self.replay),
+            ("no-key", self.no_key),
+            ("first in block_on", self.first_in_block_on),
+            ("replay in block_on", self.replay_in_block_on),
+        ]
     }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let argument = std::env::args().nth(1);
-    let bare = instructions("bare", "no-key")?;
-    // Each path is compared with the bare handler for the same request.
-    let bare_with_key = instructions("bare", "first")?;
-    let over = |scenario, bare: u64| anyhow::Ok(instructions("ours", scenario)?.cast_signed() - bare.cast_signed());
+    // Each path is compared with the bare handler for the same request on the same thread.
+    let bare = |scenario, caller| instructions("bare", scenario, caller);
+    let (bare_with_key, bare_in_block_on) = (bare("first", ONE_THREAD)?, bare("first", BLOCK_ON)?);
+    let over = |scenario, caller, bare: u64| {
+        anyhow::Ok(instructions("ours", scenario, caller)?.cast_signed() - bare.cast_signed())
+    };
     let measured = Budget {
-        first: over("first", bare_with_key)?,
-        replay: over("replay", bare_with_key)?,
-        no_key: over("no-key", bare)?,
+        first: over("first", ONE_THREAD, bare_with_key)?,
+        replay: over("replay", ONE_THREAD, bare_with_key)?,
+        no_key: over("no-key", ONE_THREAD, bare("no-key", ONE_THREAD)?)?,
+        first_in_block_on: over("first", BLOCK_ON, bare_in_block_on)?,
+        replay_in_block_on: over("replay", BLOCK_ON, bare_in_block_on)?,
     };
     match argument.as_deref() {
         None => section(bare_with_key, &measured).print(),
@@ -63,10 +81,12 @@ fn section(bare: u64, measured: &Budget) -> Section {
          `budget.toml`.",
         REQUESTS[0], REQUESTS[1]
     ));
-    let mut table = Table::new("Instructions a request", &["", "instructions", "over bare"]);
-    table.row(["bare handler".to_owned(), bare.to_string(), "0".to_owned()]);
+    let mut table = Table::new(
+        &format!("Instructions that the guard adds to a request; the bare handler takes {bare} for one with a key"),
+        &["", "over bare"],
+    );
     for (path, over) in measured.paths() {
-        table.row([path.to_owned(), (bare.cast_signed() + over).to_string(), format!("{over:+}")]);
+        table.row([path.to_owned(), format!("{over:+}")]);
     }
     section.tables.push(table);
     section
@@ -77,7 +97,7 @@ fn check(bare: u64, measured: &Budget) -> anyhow::Result<ExitCode> {
     let budget: Budget = toml::from_str(&text).with_context(|| BUDGET.to_owned())?;
     let slack = (bare as f64 * TOLERANCE) as i64;
     let mut is_kept = true;
-    println!("{:<10} {:>10} {:>10}   instructions over the {bare} of the bare handler", "", "measured", "budget");
+    println!("{:<20} {:>10} {:>10}   instructions over the {bare} of the bare handler", "", "measured", "budget");
     for ((path, measured), (_, budget)) in measured.paths().into_iter().zip(budget.paths()) {
         let result = match measured - budget {
             more if more > slack => {
@@ -87,24 +107,24 @@ fn check(bare: u64, measured: &Budget) -> anyhow::Result<ExitCode> {
             less if less < -slack => "fewer: keep it so with `cargo xtask bench --set-budget`",
             _ => "kept",
         };
-        println!("{path:<10} {measured:>+10} {budget:>+10}   {result}");
+        println!("{path:<20} {measured:>+10} {budget:>+10}   {result}");
     }
     Ok(if is_kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The instructions of one request.
-fn instructions(contender: &str, scenario: &str) -> anyhow::Result<u64> {
-    let [few, many] = REQUESTS.map(|requests| collected(contender, scenario, requests));
+fn instructions(contender: &str, scenario: &str, caller: &str) -> anyhow::Result<u64> {
+    let [few, many] = REQUESTS.map(|requests| collected(contender, scenario, requests, caller));
     let (few, many) = (few?, many?);
-    ensure!(many > few, "{contender} {scenario}: {many} instructions for more requests than {few} were for");
+    ensure!(many > few, "{contender} {scenario} {caller}: {many} instructions for more requests than {few} were for");
     Ok((many - few) / (REQUESTS[1] - REQUESTS[0]))
 }
 
-fn collected(contender: &str, scenario: &str, requests: u64) -> anyhow::Result<u64> {
+fn collected(contender: &str, scenario: &str, requests: u64, caller: &str) -> anyhow::Result<u64> {
     let program = std::env::current_exe()?.with_file_name("one_path");
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
-    valgrind.args([contender, scenario, &requests.to_string()]);
+    valgrind.args([contender, scenario, &requests.to_string(), caller]);
     let output = valgrind.output().context("valgrind cannot be started; install it with `apt-get install valgrind`")?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{contender} {scenario}: {text}");

@@ -102,10 +102,10 @@ fn section(rounds: &[Rounds], sizes: &[u64]) -> Section {
     table.row(std::iter::once("a handler more".to_owned()).chain(sizes.iter().map(|&bytes| a_handler(bytes))));
     section.tables.push(table);
     section.text.push(format!(
-        "Two crates of the same {HANDLERS} handlers in ten files, with a router and a state, each with an input and an output \
-         type of its own that derive serde's traits. They differ by the attribute, the dependency on this library and its \
-         installation alone. The dependencies are built before; a clean build is one of the crate alone, with its linking. The \
-         size a handler contains its share of the library itself."
+        "Two crates have the same {HANDLERS} handlers in ten files, with a router and a state. Each handler has its own input \
+         and output type, which derive serde's traits. The crates differ only by the attribute, the dependency on this library \
+         and the installation of a registry. The dependencies are built before. A clean build is that of the crate alone, with \
+         linking. The size of a handler includes its share of the library."
     ));
     section
 }

@@ -63,16 +63,16 @@ pub async fn measure(section: &mut Section, effort: Effort) {
     let version = server.command::<String>("INFO server").await;
     let version = version.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default().to_owned();
     section.text.push(format!(
-        "Redis {version} with its log on, over loopback. Both sides are the redis crate's `ConnectionManager`, each with a \
-         connection of its own. The bare commands write the store's own values, {claim_bytes} bytes for a claim and \
+        "Redis {version} with its append-only file, over loopback. Both sides use the redis crate's `ConnectionManager`, each \
+         with its own connection. The bare commands write the same values as the store: {claim_bytes} bytes for a claim and \
          {completed_bytes} for a record."
     ));
     section.text.push(
-        "Where the targets for Redis are missed, the rows beneath show why. No command of Redis 7 writes only for the holder of \
-         a token, so a completion is a script, and a script takes longer than a command: with `redis-benchmark`, pipelined on \
-         an idle machine, the server did 142 000 `SET`s of a record's size per second, 93 000 scripts that did nothing but \
-         such a `SET`, and 85 000 that compared a token before. A replay, besides, asks more than `GET` does, since it would \
-         claim the key if nothing stood there, and parses the record's JSON where the bare command's answer is mere bytes."
+        "The other rows show why the targets for Redis are missed. Redis 7 has no command that writes only for the holder of a \
+         token, so a completion is a script, and a script takes longer than a command. `redis-benchmark`, pipelined on an idle \
+         machine, measured 142 000 `SET`s of a record's size per second, 93 000 scripts with only such a `SET`, and 85 000 \
+         scripts that also compare a token. A replay does more than `GET`: it would claim the key if the key had no entry, and \
+         it parses the record's JSON, while the bare command's answer is not read."
             .to_owned(),
     );
 }

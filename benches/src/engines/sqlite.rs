@@ -72,16 +72,14 @@ pub async fn measure(section: &mut Section, effort: Effort) {
         .await
         .expect("it has a version");
     section.text.push(format!(
-        "SQLite {version} through sqlx on both sides, in files of the machine's disk, where `fdatasync` of one page takes \
-         {}. By hand is one connection whose owner knows 64 rows in advance, each of the statements prepared once; the table \
-         has the same columns and no index but its primary key. The store's writes come from {CALLERS} callers that do not \
-         know of each other.",
+        "Both sides use SQLite {version} through sqlx, in files on the machine's disk, where `fdatasync` of one page takes {}. \
+         *By hand* is one connection that gets 64 rows at once and has prepared its statements. Its table has the same \
+         columns, and no index except its primary key. The store gets its writes from {CALLERS} independent callers.",
         figure(sync_millis(folder.path()), "ms"),
     ));
     section.text.push(format!(
-        "How many times one commit a write can be passed is the disk's affair: in this run the batch by hand came to {}. \
-         SQLite itself, without sqlx's thread (the same statements from Python's `sqlite3`, 64 in a commit), came to 16 × \
-         here.",
+        "The disk decides how much faster a batch is than one commit for each write: in this run the batch by hand was {} as \
+         fast. Without sqlx's thread (the same statements from Python's `sqlite3`, 64 in a commit) it was 16 × as fast.",
         figure(over_batch.bare / over_single.bare, "×"),
     ));
 }

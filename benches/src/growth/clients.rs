@@ -54,10 +54,9 @@ pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()>
     }
     section.tables.push(table);
     section.text.push(
-        "The clients are tasks that send one request after another, each with a fresh key and 200 bytes of JSON, through \
-         an axum router in process; the handler lets all other tasks run before it answers, so that as many keys are \
-         claimed at once as there are clients. The bare handler does nothing else, so the ratio is the lowest that there \
-         can be."
+        "The clients are tasks. Each sends one request after another, with a fresh key and 200 bytes of JSON, through an axum \
+         router in process. Before it answers, the handler lets all other tasks run, so there are as many claimed keys at a \
+         time as clients. The bare handler does nothing else, so no real handler has a lower ratio."
             .to_owned(),
     );
     Ok(())

@@ -110,7 +110,7 @@ pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()>
     }
     section.tables.push(table);
     section.text.push(format!(
-        "Of one hot key against {KEYS} keys in turn: how much it costs a store if all clients ask for the same entry."
+        "All clients send one key, compared with {KEYS} keys in turn: how much a store loses if all calls are for one entry."
     ));
     Ok(())
 }

@@ -139,10 +139,10 @@ pub(super) async fn measure(section: &mut Section, scale: Scale) -> anyhow::Resu
     section.tables.push(table);
     section.at_most("keys granted twice among three processes", 0.0, twice as f64, "");
     section.text.push(format!(
-        "The processes, the server and everything else share the two cores of this machine, so that more processes are no \
-         more throughput here; what counts is that they lose little, and that no key is granted twice. Every \
-         {CONTESTED}th call of each caller claims the key of that very millisecond, which all callers of all processes \
-         want. Redis writes its log, PostgreSQL runs with `fsync=on`."
+        "The processes and the server share this machine's two cores, so more processes cannot raise the throughput here. The \
+         rows show how little they lose, and that no key is granted twice. Every {CONTESTED}th call of each caller claims a \
+         key that all callers of all processes claim in the same millisecond. Redis writes its append-only file, and \
+         PostgreSQL runs with `fsync=on`."
     ));
     Ok(())
 }

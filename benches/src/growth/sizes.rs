@@ -126,12 +126,12 @@ pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()>
     Ok(())
 }
 
-const TEXT: &str = "Each size in a process of its own: records of status 201 with two headers, 300 bytes of JSON and a \
-     key of 36 characters, entered one after another by claim and completion. What they take is the growth of the \
-     process's resident memory (`/proc/self/statm`), which contains what the allocator adds. A claim takes longer among \
-     more records because what it reads is no longer in a cache: the standard library's map of as many values, with \
-     `String` keys, one lock and no rule less, shows by how much, so the targets compare the growth of both. The records \
-     expire in five parts, each of them all at once; meanwhile a thread claims and releases fresh keys without a rest, and its \
-     longest claim stands beside its longest one in a time, of two seconds at most, in which nothing expires. Of its own means \
-     without the time for which the kernel kept that thread, and the one of the process beside it that it kept longest and that \
-     may have held the lock, from a processor (`/proc/self/task/*/schedstat`).";
+const TEXT: &str = "Each size has its own process. The records have the status 201, two headers, 300 bytes of JSON and a \
+     key of 36 characters. They are entered one after another by a claim and a completion. The memory of the records is the \
+     growth of the process's resident memory (`/proc/self/statm`), which includes what the allocator adds. With more records, a \
+     claim takes longer because the memory that it reads is not in the processor's cache. A map of the standard library with as \
+     many values, `String` keys and one lock shows how much, so the targets compare the growth of both. The records expire in \
+     five parts; each part expires at once. Meanwhile a thread claims and releases fresh keys without a pause. Its longest \
+     claim is shown beside its longest claim in a period of at most two seconds in which nothing expires. *Own* is without the \
+     time in which the kernel had stopped that thread, or the thread beside it that was stopped longest and may have held the \
+     lock (`/proc/self/task/*/schedstat`).";

@@ -71,7 +71,7 @@ impl Purge<'_> {
             key = key.map(|key| masked(&key.key())),
             id = id.map(visible),
             state = state.map(State::as_str),
-            "a purge was asked for"
+            "a purge was requested"
         );
     }
 }

@@ -204,7 +204,7 @@ impl<'a> Service<'a> {
         }
         if comes_from_elsewhere(headers) {
             let whose = "this inspector's own page, or by a client that is no browser";
-            return forbidden("cross_site", format!("{what} must be asked for from {whose}"));
+            return forbidden("cross_site", format!("{what} must be requested from {whose}"));
         }
         Ok(())
     }

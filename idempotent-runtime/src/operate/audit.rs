@@ -52,7 +52,7 @@ impl Resolving<'_> {
             state = state.map(State::as_str),
             status = self.status,
             reason = self.reason.map(visible),
-            "a resolution was asked for"
+            "a resolution was requested"
         );
     }
 }

@@ -25,10 +25,10 @@ async fn main() {
 
     let mut section = Section::new("Against the engines");
     section.text.push(format!(
-        "Each store against the least that its work would cost in its own engine: medians of {ROUNDS} rounds of {seconds} s a \
-         side, which alternate, and the median of each round's quotient. A first execution is a claim of a fresh key and \
-         its completion with a record of status 201, two headers and 300 bytes of JSON; a replay is a claim of a completed \
-         key."
+        "Each store is compared with the fewest commands that its database needs for the same work. The figures are medians of \
+         {ROUNDS} rounds of {seconds} s a side; the sides alternate, and a ratio is the median of the rounds' ratios. A first \
+         execution is a claim of a fresh key and its completion with a record: status 201, two headers and 300 bytes of JSON. \
+         A replay is a claim of a completed key."
     ));
     if is_wanted("redis") {
         redis::measure(&mut section, effort).await;
