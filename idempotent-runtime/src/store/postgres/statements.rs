@@ -1,8 +1,7 @@
 //! The statements of the request path, and all statements for one schema.
 
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::Postgres;
-use sqlx::query::Query;
+use sqlx::postgres::{PgArguments, Postgres};
 use std::sync::Arc;
 
 use crate::store::postgres::admin_statements::{
@@ -10,6 +9,7 @@ use crate::store::postgres::admin_statements::{
     UNKNOWN_OUTCOMES,
 };
 use crate::store::postgres::advisory_locks::other_request;
+use crate::store::postgres::batch_statements::{CLAIM_MANY, COMPLETE_MANY, RELEASE_MANY};
 use crate::store::postgres::pooler::Pooler;
 
 macro_rules! existing {
@@ -27,6 +27,8 @@ macro_rules! spare {
         concat!("least(", $ttl, ", 300000) * interval '1 millisecond'")
     };
 }
+
+pub(super) use spare;
 
 /// When a renewed row is to be deleted, unless that is after its expiry already.
 macro_rules! later {
@@ -192,6 +194,8 @@ const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fin
 const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 \
      AND state = 'completed' AND expires_at > clock_timestamp())";
 
+pub(super) type Query = sqlx::query::Query<'static, Postgres, PgArguments>;
+
 /// The statements for one schema; a clone shares them.
 #[derive(Clone)]
 pub(super) struct Statement {
@@ -201,7 +205,7 @@ pub(super) struct Statement {
 
 impl Statement {
     /// Without a name behind a pooler, where a name may be another client's.
-    pub(super) fn query(&self) -> Query<'static, Postgres, sqlx::postgres::PgArguments> {
+    pub(super) fn query(&self) -> Query {
         sqlx::query(AssertSqlSafe(Arc::clone(&self.sql))).persistent(!self.pooler.is_there())
     }
 }
@@ -209,12 +213,15 @@ impl Statement {
 pub(super) struct Statements {
     pub(super) existing: Statement,
     pub(super) claim: Statement,
+    pub(super) claim_many: Statement,
     pub(super) renew: Statement,
     pub(super) renew_many: Statement,
     pub(super) keep: Statement,
     pub(super) complete: Statement,
+    pub(super) complete_many: Statement,
     pub(super) extend: Statement,
     pub(super) release: Statement,
+    pub(super) release_many: Statement,
     pub(super) give_back: Statement,
     pub(super) await_end: Statement,
     pub(super) record: Statement,
@@ -238,12 +245,15 @@ impl Statements {
         Self {
             existing: statement(EXISTING),
             claim: statement(CLAIM),
+            claim_many: statement(CLAIM_MANY),
             renew: statement(RENEW),
             renew_many: statement(RENEW_MANY),
             keep: statement(KEEP),
             complete: statement(COMPLETE),
+            complete_many: statement(COMPLETE_MANY),
             extend: statement(EXTEND),
             release: statement(RELEASE),
+            release_many: statement(RELEASE_MANY),
             give_back: statement(GIVE_BACK),
             await_end: statement(AWAIT),
             record: statement(RECORD),

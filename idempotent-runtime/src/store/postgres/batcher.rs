@@ -1,0 +1,270 @@
+//! Operations of many callers that go out as one statement.
+//!
+//! While a statement is under way, further operations gather. The first caller that gets its turn then sends all of them. A caller
+//! that is alone sends the statement for one operation, and waits for no other.
+//!
+//! A batch belongs to no caller: its task ends when it is answered, or when all its callers have gone. What it cannot answer,
+//! each caller sends alone. A batch that PostgreSQL rejects has no effect, and the reason may be one operation of many.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::deadline::Deadline;
+use crate::store::error::StoreError;
+use crate::store::line::Call;
+use crate::store::postgres::failure::store_error;
+use crate::store::postgres::own::OwnConnection;
+use crate::store::postgres::pools::Pools;
+use crate::store::postgres::statements::{Query, Statement};
+use crate::sync::{Mutex, RuntimeId, current_runtime, lock};
+
+/// The operations in one statement, at most. Each claim takes a lock, of which PostgreSQL has 64 for each connection.
+const MOST: usize = 32;
+
+/// A larger operation goes out alone, and a batch of more bytes takes no further one.
+pub(super) const LARGEST: usize = 64 * 1024;
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// How long an operation waits for the statement under way. That one may wait for a lock, or its connection may carry nothing any
+/// more.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// One operation.
+pub(super) trait Batched: Send + Sync + Sized + 'static {
+    type Answer: Send + 'static;
+
+    /// Whether it takes a connection only in its turn ([`Pools::turn`]).
+    const IN_TURN: bool;
+
+    /// Of its key. A statement has each key once.
+    fn digest(&self) -> &[u8; 32];
+
+    /// Roughly what it adds to the statement.
+    fn bytes(&self) -> usize;
+
+    /// Adds the parameters of the statement, which notifies requests that wait over `channel`.
+    fn bind(batch: &[Arc<Self>], query: Query, channel: &str) -> Query;
+
+    /// One for each operation. An operation without an answer goes out alone.
+    fn answers(batch: &[Arc<Self>], rows: &[PgRow]) -> Result<Vec<Option<Self::Answer>>, sqlx::Error>;
+}
+
+/// The place of the operation with this digest. A batch is sorted.
+pub(super) fn place_of<B: Batched>(batch: &[Arc<B>], digest: &[u8]) -> Option<usize> {
+    batch.binary_search_by(|operation| operation.digest()[..].cmp(digest)).ok()
+}
+
+/// The right to send a statement. While the permit is kept, further operations gather.
+pub(super) struct Lead {
+    pub(super) connection: OwnConnection,
+    _turn: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What has become of an operation.
+pub(super) enum Outcome<A> {
+    Answered(A),
+    /// It has had no effect: its caller sends it, over this connection if there is one.
+    Alone(Option<Lead>),
+    /// The answer was lost. It may have taken effect.
+    Lost(Arc<sqlx::Error>),
+}
+
+pub(super) struct Batcher<B: Batched> {
+    pools: Arc<Pools>,
+    statement: Statement,
+    channel: String,
+    permit: Arc<Semaphore>,
+    queue: Mutex<Queue<B>>,
+}
+
+struct Queue<B: Batched> {
+    waiting: BTreeMap<u64, Job<B>>,
+    next_number: u64,
+}
+
+struct Job<B: Batched> {
+    number: u64,
+    operation: Arc<B>,
+    call: Option<Arc<Call>>,
+    /// A batch has callers of one runtime: the threads of another one may be blocked.
+    runtime: Option<RuntimeId>,
+    reply: oneshot::Sender<Outcome<B::Answer>>,
+}
+
+impl<B: Batched> Batcher<B> {
+    pub(super) fn new(pools: Arc<Pools>, statement: Statement, channel: String) -> Arc<Self> {
+        let queue = Mutex::new(Queue { waiting: BTreeMap::new(), next_number: 0 });
+        Arc::new(Self { pools, statement, channel, permit: Arc::new(Semaphore::new(1)), queue })
+    }
+
+    /// Has the operation sent, unless its caller withdraws `call` before.
+    ///
+    /// # Errors
+    ///
+    /// If there is no connection: then it was not sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// An operation that was not sent never will be. One that was goes to its end.
+    pub(super) async fn submit(
+        self: &Arc<Self>,
+        operation: &Arc<B>,
+        call: Option<Arc<Call>>,
+    ) -> Result<Outcome<B::Answer>, StoreError> {
+        let mut queued = self.enqueue(operation, call);
+        loop {
+            let lead = tokio::select! {
+                biased;
+                outcome = &mut queued.outcome => return Ok(outcome.unwrap_or_else(|_| lost_with_its_task())),
+                lead = self.lead(queued.number) => lead,
+            };
+            let lead = match lead {
+                Ok(lead) => lead,
+                Err(error) if queued.leave() => return Err(error),
+                // Another caller has sent it meanwhile.
+                Err(_) => continue,
+            };
+            let batch = self.take();
+            match &batch[..] {
+                [] => {}
+                [job] if job.number == queued.number => return Ok(Outcome::Alone(Some(lead))),
+                _ => drop(tokio::spawn(Arc::clone(self).send(batch, lead))),
+            }
+        }
+    }
+
+    /// A connection for a statement beside the batches.
+    pub(super) async fn connect(&self) -> Result<Lead, StoreError> {
+        let turn = if B::IN_TURN { Some(self.pools.turn().await?) } else { None };
+        let connection = self.pools.own().acquire().await.map_err(store_error)?;
+        Ok(Lead { connection, _turn: turn, _permit: None })
+    }
+
+    async fn lead(&self, number: u64) -> Result<Lead, StoreError> {
+        let permit = Deadline::after(PATIENCE).bound(Arc::clone(&self.permit).acquire_owned()).await;
+        if !lock(&self.queue).waiting.contains_key(&number) {
+            // Its statement is under way.
+            drop(permit);
+            return pending().await;
+        }
+        let lead = Lead { _permit: permit.and_then(Result::ok), ..self.connect().await? };
+        // Callers that were woken together come together.
+        tokio::task::yield_now().await;
+        Ok(lead)
+    }
+
+    fn enqueue(&self, operation: &Arc<B>, call: Option<Arc<Call>>) -> Queued<'_, B> {
+        let (reply, outcome) = oneshot::channel();
+        let mut queue = lock(&self.queue);
+        queue.next_number += 1;
+        let number = queue.next_number;
+        let job = Job { number, operation: Arc::clone(operation), call, runtime: current_runtime(), reply };
+        queue.waiting.insert(number, job);
+        Queued { batcher: self, number, outcome }
+    }
+
+    /// The operations of the next statement, sorted by digest: two processes that wait for each other's rows would not end.
+    fn take(&self) -> Vec<Job<B>> {
+        let runtime = current_runtime();
+        let (mut batch, mut left, mut bytes) = (BTreeMap::new(), BTreeMap::new(), 0);
+        let mut queue = lock(&self.queue);
+        while batch.len() < MOST
+            && bytes < MOST_BYTES
+            && let Some((number, job)) = queue.waiting.pop_first()
+        {
+            match batch.entry(*job.operation.digest()) {
+                Entry::Vacant(place) if job.runtime == runtime => {
+                    if job.goes_out() {
+                        bytes += job.operation.bytes();
+                        place.insert(job);
+                    }
+                }
+                _ => _ = left.insert(number, job),
+            }
+        }
+        queue.waiting.append(&mut left);
+        batch.into_values().collect()
+    }
+
+    async fn send(self: Arc<Self>, mut batch: Vec<Job<B>>, mut lead: Lead) {
+        let operations: Vec<Arc<B>> = batch.iter().map(|job| Arc::clone(&job.operation)).collect();
+        let answers = async {
+            let query = B::bind(&operations, self.statement.query(), &self.channel);
+            B::answers(&operations, &lead.connection.fetch_all(query).await?)
+        };
+        let answers = tokio::select! {
+            biased;
+            answers = answers => answers,
+            // The connection may carry nothing any more: its drop closes it then.
+            () = all_gone(&mut batch) => return,
+        };
+        drop(lead);
+        match answers {
+            Ok(answers) => {
+                let outcomes = answers.into_iter().map(|answer| answer.map_or(Outcome::Alone(None), Outcome::Answered));
+                batch.into_iter().zip(outcomes).for_each(|(job, outcome)| job.settle(outcome));
+            }
+            Err(error) if had_no_effect(&error) => batch.into_iter().for_each(|job| job.settle(Outcome::Alone(None))),
+            Err(error) => {
+                let error = Arc::new(error);
+                batch.into_iter().for_each(|job| job.settle(Outcome::Lost(Arc::clone(&error))));
+            }
+        }
+    }
+}
+
+/// A place in the queue, which its caller leaves when it no longer waits.
+struct Queued<'a, B: Batched> {
+    batcher: &'a Batcher<B>,
+    number: u64,
+    outcome: oneshot::Receiver<Outcome<B::Answer>>,
+}
+
+impl<B: Batched> Queued<'_, B> {
+    /// Whether the operation was still waiting.
+    fn leave(&self) -> bool {
+        lock(&self.batcher.queue).waiting.remove(&self.number).is_some()
+    }
+}
+
+impl<B: Batched> Drop for Queued<'_, B> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl<B: Batched> Job<B> {
+    /// False if its caller has withdrawn it, or no longer waits.
+    fn goes_out(&self) -> bool {
+        !self.reply.is_closed() && self.call.as_ref().is_none_or(|call| call.send())
+    }
+
+    /// A caller that no longer waits will ask again, or end what it may have got.
+    fn settle(self, outcome: Outcome<B::Answer>) {
+        let _ = self.reply.send(outcome);
+    }
+}
+
+async fn all_gone<B: Batched>(batch: &mut [Job<B>]) {
+    for job in batch {
+        job.reply.closed().await;
+    }
+}
+
+/// Whether PostgreSQL has rejected the statement, or it was not sent.
+fn had_no_effect(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some() || matches!(error, sqlx::Error::Encode(_))
+}
+
+/// The runtime of the batch's task has ended, and the task with it.
+fn lost_with_its_task<A>() -> Outcome<A> {
+    let reason = "the runtime that sent the statement has ended";
+    Outcome::Lost(Arc::new(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, reason))))
+}
