@@ -190,25 +190,34 @@ async fn batches_in_reverse_orders_do_not_deadlock() {
     assert_eq!(count(&pool, deadlocks).await, 0);
 }
 
+/// A claim waits in its statement as long as another session has the lock 44.
+const GATE: &str = "CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN WHILE NOT pg_try_advisory_xact_lock_shared(44) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NEW; END';
+    CREATE TRIGGER wait_at_gate BEFORE INSERT ON idempotency.records FOR EACH ROW
+    WHEN (NEW.state = 'claimed') EXECUTE FUNCTION wait_at_gate();";
+
 /// The answers are lost, and the server has all claims. Those that may run again after a crash are sent again, and get theirs.
 #[tokio::test]
 async fn lost_answer_of_a_batch_may_have_taken_effect() {
     let database = PostgresServer::shared().await.database().await;
-    let (pool, proxy) = (database.pool(1).await, database.proxy());
+    let (pool, proxy) = (database.pool(2).await, database.proxy());
     migrated(&pool).await;
+    execute(&pool, GATE).await;
     let store = PostgresStore::new(database.pool_over(&proxy).await);
     for (after_crash, name) in [(AfterCrash::Reject, "rejected"), (AfterCrash::Rerun, "rerun")] {
-        // All connections are there.
-        assert!(
-            answers(claim_all(&store, &format!("before-{name}"), &requests(after_crash)))
-                .await
-                .iter()
-                .all(Result::is_ok)
-        );
         let requests = requests(after_crash);
-        proxy.set(Mode::LosesAnswers);
+        let mut holder = pool.acquire().await.expect("a connection");
+        sqlx::query("SELECT pg_advisory_lock(44)").execute(&mut *holder).await.expect("the lock is free");
         let claims = claim_all(&store, name, &requests);
-        let arrived = format!("SELECT count(*) FROM idempotency.records WHERE key LIKE 'batches//{name}%'");
+        // Each claim has taken the lock of its key.
+        let sent = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        eventually(async || count(&pool, sent).await, |&sent| sent == 64).await;
+        proxy.set(Mode::LosesAnswers);
+        sqlx::query("SELECT pg_advisory_unlock(44)").execute(&mut *holder).await.expect("the lock is held");
+        drop(holder);
+        let arrived = "SELECT count(*) FROM idempotency.records WHERE state = 'claimed' AND attempt = 1 AND key LIKE ";
+        let arrived = format!("{arrived} '%{name}%'");
         eventually(async || count(&pool, &arrived).await, |&arrived| arrived == 64).await;
         proxy.set(Mode::Passes);
         for claim in answers(claims).await {
@@ -218,7 +227,8 @@ async fn lost_answer_of_a_batch_may_have_taken_effect() {
             }
         }
         // The same claims, and others.
-        assert!(answers(claim_all(&store, name, &requests)).await.iter().all(is_first_attempt));
+        let again = answers(claim_all(&store, name, &requests)).await;
+        assert!(again.iter().all(is_first_attempt), "{again:?}");
         let others = answers(claim_all(&store, name, &self::requests(after_crash))).await;
         assert!(others.iter().all(|claim| matches!(claim, Ok(Claim::InFlight { .. }))), "{others:?}");
     }
