@@ -6,7 +6,7 @@
 //! The digests have 32 bytes, always. PostgreSQL does not know that, and estimates that one element passes the test. So it looks up
 //! each row by its index, also where its statistics say that the table is small: a prepared plan outlives them.
 
-use crate::store::postgres::statements::spare;
+use crate::store::postgres::spare::spare;
 
 macro_rules! patience {
     () => {

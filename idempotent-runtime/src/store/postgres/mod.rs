@@ -37,6 +37,7 @@ pub(crate) mod resolve;
 pub(crate) mod retry;
 pub(crate) mod row;
 mod silent;
+pub(crate) mod spare;
 pub(crate) mod statements;
 pub(crate) mod store;
 pub(crate) mod transactions;

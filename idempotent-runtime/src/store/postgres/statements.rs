@@ -11,6 +11,7 @@ use crate::store::postgres::admin_statements::{
 use crate::store::postgres::advisory_locks::other_request;
 use crate::store::postgres::batch_statements::{CLAIM_MANY, COMPLETE_MANY, RELEASE_MANY};
 use crate::store::postgres::pooler::Pooler;
+use crate::store::postgres::spare::spare;
 
 macro_rules! existing {
     () => {
@@ -19,16 +20,6 @@ macro_rules! existing {
          false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > clock_timestamp()"
     };
 }
-
-/// How much later than it expires a row of this ttl may be deleted: so long its handler may run, or its claim be renewed, before
-/// the index of what is to be deleted must be told.
-macro_rules! spare {
-    ($ttl:literal) => {
-        concat!("least(", $ttl, ", 300000) * interval '1 millisecond'")
-    };
-}
-
-pub(super) use spare;
 
 /// When a renewed row is to be deleted, unless that is after its expiry already.
 macro_rules! later {
