@@ -206,16 +206,18 @@ impl<B: Batched> Batcher<B> {
             () = all_gone(&mut batch) => return,
         };
         drop(lead);
-        match answers {
+        let lost = match answers {
             Ok(answers) => {
-                let outcomes = answers.into_iter().map(|answer| answer.map_or(Outcome::Alone(None), Outcome::Answered));
-                batch.into_iter().zip(outcomes).for_each(|(job, outcome)| job.settle(outcome));
+                for (job, answer) in batch.into_iter().zip(answers) {
+                    job.settle(answer.map_or(Outcome::Alone(None), Outcome::Answered));
+                }
+                return;
             }
-            Err(error) if had_no_effect(&error) => batch.into_iter().for_each(|job| job.settle(Outcome::Alone(None))),
-            Err(error) => {
-                let error = Arc::new(error);
-                batch.into_iter().for_each(|job| job.settle(Outcome::Lost(Arc::clone(&error))));
-            }
+            Err(error) if had_no_effect(&error) => None,
+            Err(error) => Some(Arc::new(error)),
+        };
+        for job in batch {
+            job.settle(lost.clone().map_or(Outcome::Alone(None), Outcome::Lost));
         }
     }
 }
