@@ -10,7 +10,7 @@ use crate::record::{Record, unix_millis};
 use crate::store::postgres::batcher::{Batched, place_of};
 use crate::store::postgres::statements::Query;
 
-/// It took effect. Anything else is found out by the statements for one claim.
+/// It took effect. If a claim has no such answer, the statements for one claim find out why.
 pub(super) struct Ended;
 
 pub(super) struct BatchedCompletion {

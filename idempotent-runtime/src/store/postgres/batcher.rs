@@ -170,7 +170,7 @@ impl<B: Batched> Batcher<B> {
         Queued { batcher: self, number, outcome }
     }
 
-    /// The operations of the next statement, sorted by digest: two processes that wait for each other's rows would not end.
+    /// The operations of the next statement, sorted by digest, so that two processes do not wait for each other's rows.
     fn take(&self) -> Vec<Job<B>> {
         let runtime = current_runtime();
         let (mut batch, mut left, mut bytes) = (BTreeMap::new(), BTreeMap::new(), 0);

@@ -21,7 +21,7 @@ use crate::store::postgres::row;
 use crate::store::postgres::row::{HeldInTransaction, digest};
 use crate::store::postgres::statements::Query;
 
-/// Sends the claim with others that wait, or alone where that tells nothing.
+/// Sends the claim with others that wait, and alone if their statement has no answer for it.
 pub(super) async fn claim(inner: &Inner, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
     let call = Call::hold_back();
     let claim = Alone { inner, key, request, digest: digest(key), call: &call };
