@@ -1,7 +1,8 @@
 //! Operations of many callers that go out as one statement.
 //!
 //! While a statement is under way, further operations gather. The first caller that gets its turn then sends all of them. A caller
-//! that is alone sends the statement for one operation, and waits for no other.
+//! that is alone sends the statement for one operation, and waits for no other. If the statement before had one operation too, it
+//! does not even look for others.
 //!
 //! A batch belongs to no caller: its task ends when it is answered, or when all its callers have gone. What it cannot answer,
 //! each caller sends alone. A batch that PostgreSQL rejects has no effect, and the reason may be one operation of many.
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
@@ -18,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::deadline::Deadline;
 use crate::store::error::StoreError;
 use crate::store::line::Call;
-use crate::store::postgres::failure::store_error;
+use crate::store::postgres::failure::{is_rejected, store_error};
 use crate::store::postgres::own::OwnConnection;
 use crate::store::postgres::pools::Pools;
 use crate::store::postgres::statements::{Query, Statement};
@@ -81,6 +83,8 @@ pub(super) struct Batcher<B: Batched> {
     statement: Statement,
     channel: String,
     permit: Arc<Semaphore>,
+    /// Whether the last statement had one operation.
+    was_alone: AtomicBool,
     queue: Mutex<Queue<B>>,
 }
 
@@ -101,7 +105,8 @@ struct Job<B: Batched> {
 impl<B: Batched> Batcher<B> {
     pub(super) fn new(pools: Arc<Pools>, statement: Statement, channel: String) -> Arc<Self> {
         let queue = Mutex::new(Queue { waiting: BTreeMap::new(), next_number: 0 });
-        Arc::new(Self { pools, statement, channel, permit: Arc::new(Semaphore::new(1)), queue })
+        let permit = Arc::new(Semaphore::new(1));
+        Arc::new(Self { pools, statement, channel, permit, was_alone: AtomicBool::new(true), queue })
     }
 
     /// Has the operation sent, unless its caller withdraws `call` before.
@@ -118,6 +123,9 @@ impl<B: Batched> Batcher<B> {
         operation: &Arc<B>,
         call: Option<Arc<Call>>,
     ) -> Result<Outcome<B::Answer>, StoreError> {
+        if let Some(permit) = self.permit_of_lone_caller() {
+            return Ok(Outcome::Alone(Some(Lead { _permit: Some(permit), ..self.connect().await? })));
+        }
         let mut queued = self.enqueue(operation, call);
         loop {
             let lead = tokio::select! {
@@ -132,6 +140,9 @@ impl<B: Batched> Batcher<B> {
                 Err(_) => continue,
             };
             let batch = self.take();
+            if !batch.is_empty() {
+                self.was_alone.store(batch.len() == 1, Ordering::Relaxed);
+            }
             match &batch[..] {
                 [] => {}
                 [job] if job.number == queued.number => return Ok(Outcome::Alone(Some(lead))),
@@ -145,6 +156,12 @@ impl<B: Batched> Batcher<B> {
         let turn = if B::IN_TURN { Some(self.pools.turn().await?) } else { None };
         let connection = self.pools.own().acquire().await.map_err(store_error)?;
         Ok(Lead { connection, _turn: turn, _permit: None })
+    }
+
+    /// If no other operation is under way or waits, and none came with the last one.
+    fn permit_of_lone_caller(&self) -> Option<OwnedSemaphorePermit> {
+        let is_alone = self.was_alone.load(Ordering::Relaxed) && lock(&self.queue).waiting.is_empty();
+        if is_alone { Arc::clone(&self.permit).try_acquire_owned().ok() } else { None }
     }
 
     async fn lead(&self, number: u64) -> Result<Lead, StoreError> {
@@ -262,7 +279,7 @@ async fn all_gone<B: Batched>(batch: &mut [Job<B>]) {
 
 /// Whether PostgreSQL has rejected the statement, or it was not sent.
 fn had_no_effect(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some() || matches!(error, sqlx::Error::Encode(_))
+    is_rejected(error) || matches!(error, sqlx::Error::Encode(_))
 }
 
 /// The runtime of the batch's task has ended, and the task with it.

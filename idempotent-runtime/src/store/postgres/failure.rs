@@ -70,6 +70,12 @@ pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || is_ended_before(error)
 }
 
+/// Whether the server has run the statement in vain. A pooler that has lost the server's connection answers with an error too, of
+/// class 08 (connection exception), and then the statement may have been run.
+pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| !code.starts_with("08"))
+}
+
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     match code(&error).as_deref() {
         // undefined_table, invalid_schema_name, undefined_column

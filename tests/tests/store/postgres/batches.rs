@@ -94,6 +94,27 @@ async fn many_callers_share_statements_and_no_answers() {
     }
 }
 
+#[tokio::test]
+async fn lone_callers_send_statements_of_their_own() {
+    let server = PostgresServer::start(&["shared_preload_libraries=pg_stat_statements"]).await;
+    let pool = server.database().await.pool(4).await;
+    execute(&pool, "CREATE EXTENSION pg_stat_statements").await;
+    let store = migrated(&pool).await;
+    for number in 0..3 {
+        let (key, request) = (key("lone", number), claim_request());
+        assert!(is_first_attempt(&store.claim(&key, request).await));
+        assert_eq!(
+            store.complete(&key, request.token, record("paid"), request.ttl).await.expect("it records"),
+            Held::Yes
+        );
+    }
+    let of = async |what: &str| {
+        let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query LIKE ";
+        count(&pool, &format!("{calls} '%{what}%'")).await
+    };
+    assert_eq!((of("turn AS MATERIALIZED").await, of("unnest").await), (3, 0));
+}
+
 /// A trigger rejects one row of many, and a constraint one record.
 #[tokio::test]
 async fn rejected_entry_fails_no_other_of_its_batch() {
@@ -124,6 +145,24 @@ async fn rejected_entry_fails_no_other_of_its_batch() {
         }
     }
     assert_eq!(store.release(&key("poison", 9), requests[9].token).await.expect("it releases"), Held::Yes);
+}
+
+/// A pooler answers so when it has lost the server's connection: the batch may have been run, and no claim of it is sent again.
+#[tokio::test]
+async fn lost_connection_behind_a_pooler_sends_no_claim_again() {
+    let pool = PostgresServer::shared().await.database().await.pool(4).await;
+    let store = migrated(&pool).await;
+    let lose = "CREATE SEQUENCE sent;
+         CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM nextval('sent'); RAISE 'of the test' USING ERRCODE = '08006'; END $$;
+         CREATE TRIGGER lose_claim BEFORE INSERT ON idempotency.records FOR EACH ROW
+         WHEN (NEW.key LIKE '%behind7') EXECUTE FUNCTION lose();";
+    execute(&pool, lose).await;
+    let claims = answers(claim_all(&store, "behind", &requests(AfterCrash::Reject))).await;
+    let unavailable = claims.iter().filter(|claim| matches!(claim, Err(StoreError::Unavailable(_)))).count();
+    let acquired = claims.iter().filter(|claim| is_first_attempt(claim)).count();
+    assert!(claims[7].is_err() && unavailable > 1 && unavailable + acquired == CALLERS, "{claims:?}");
+    assert_eq!(count(&pool, "SELECT last_value FROM sent").await, 1);
 }
 
 /// One claim of each key, and the others of one burst learn that it is in flight.
