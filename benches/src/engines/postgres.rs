@@ -11,7 +11,7 @@ use super::contest::{Effort, Outcome, Side, contest, next_number, work};
 use super::sample::{body, execute, record_key, replay};
 use crate::report::{Section, Table, figure};
 
-const CALLERS: [usize; 3] = [1, 4, 64];
+const CALLERS: [usize; 4] = [1, 4, 16, 64];
 
 /// The size of each pool.
 const CONNECTIONS: u32 = 16;

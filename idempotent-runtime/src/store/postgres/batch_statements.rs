@@ -20,14 +20,14 @@ pub(super) const CLAIM_MANY: &str = concat!(
     "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now, ",
     patience!(),
     "), asked AS MATERIALIZED (SELECT asked.* FROM moment, unnest($1::bytea[], $2::text[], $3::text[], $4::text[], \
-     $5::bigint[], $6::bigint[], $7::boolean[], $8::bigint[]) \
-     AS asked (digest, key, fingerprint, token, ttl, lease, reruns, lock) WHERE length(asked.digest) = 32), \
+     $5::bigint[], $6::bigint[], $7::boolean[], $8::bigint[], $9::text[]) \
+     AS asked (digest, key, fingerprint, token, ttl, lease, reruns, lock, former) WHERE length(asked.digest) = 32), \
      looked AS MATERIALIZED (SELECT asked.*, r.id, r.state, r.fingerprint AS found, r.token AS holder, r.attempt, \
      r.lease_until > clock_timestamp() AS leased, r.expires_at, r.recorded_at, r.status, r.headers, r.body \
      FROM asked LEFT JOIN {schema}.records AS r ON r.digest = asked.digest AND r.expires_at > clock_timestamp()), \
-     turn AS MATERIALIZED (SELECT digest, key, fingerprint, token, ttl, lease, reruns, \
+     turn AS MATERIALIZED (SELECT digest, key, fingerprint, former, token, ttl, lease, reruns, \
      pg_try_advisory_xact_lock_shared(lock) AS is_free FROM looked \
-     WHERE id IS NULL OR (reruns AND state = 'claimed' AND NOT leased AND found = fingerprint AND holder <> token)), \
+     WHERE id IS NULL OR (reruns AND state = 'claimed' AND NOT leased AND found IN (fingerprint, former) AND holder <> token)), \
      claimed AS (INSERT INTO {schema}.records AS r \
      (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at, delete_after, guards_token) \
      SELECT digest, key, 'claimed', fingerprint, token, 1, ttl, now + lease * interval '1 millisecond', \
@@ -43,14 +43,15 @@ pub(super) const CLAIM_MANY: &str = concat!(
      expires_at = excluded.expires_at, delete_after = excluded.delete_after, guards_token = excluded.guards_token, \
      lingers = true, recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
      WHERE r.expires_at <= (SELECT now FROM moment) OR (NOT excluded.guards_token \
-     AND r.state = 'claimed' AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint = excluded.fingerprint) \
+     AND r.state = 'claimed' AND r.lease_until <= (SELECT now FROM moment) AND EXISTS (SELECT FROM turn \
+     WHERE turn.digest = excluded.digest AND r.fingerprint IN (turn.fingerprint, turn.former))) \
      RETURNING r.digest, r.id, r.attempt) \
      SELECT digest, id, 'claimed' AS state, NULL AS fingerprint, NULL AS token, attempt, true AS leased, \
      true AS expires, NULL::bigint AS recorded_at, NULL::integer AS status, NULL::text AS headers, NULL::bytea AS body, \
      true AS acquired FROM claimed \
      UNION ALL SELECT digest, id, state, found, holder, attempt, leased, isfinite(expires_at), \
      (extract(epoch FROM recorded_at) * 1000)::bigint, status, headers::text, body, false \
-     FROM looked WHERE id IS NOT NULL AND coalesce(octet_length(body), 0) <= $9"
+     FROM looked WHERE id IS NOT NULL AND coalesce(octet_length(body), 0) <= $10"
 );
 
 /// `COMPLETE` returns a row for each claim that has become its record.

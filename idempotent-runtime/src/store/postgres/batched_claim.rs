@@ -47,6 +47,7 @@ impl Batched for BatchedClaim {
             .bind(requests().map(|request| span_millis(request.lease)).collect::<Vec<_>>())
             .bind(requests().map(|request| request.after_crash == AfterCrash::Rerun).collect::<Vec<_>>())
             .bind(batch.iter().map(|claim| claim.lock_of_key).collect::<Vec<_>>())
+            .bind(requests().map(|request| request.other_fingerprint().to_string()).collect::<Vec<_>>())
             .bind(i32::try_from(LARGEST).unwrap_or(i32::MAX))
     }
 

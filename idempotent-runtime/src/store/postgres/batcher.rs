@@ -1,8 +1,8 @@
 //! Operations of many callers that go out as one statement.
 //!
-//! While a statement is under way, further operations gather. The first caller that gets its turn then sends all of them. A caller
-//! that is alone sends the statement for one operation, and waits for no other. If the statement before had one operation too, it
-//! does not even look for others.
+//! While [`UNDER_WAY`] statements are under way, further operations gather. When one of the statements has been answered, a waiting
+//! caller sends all that have gathered. With fewer callers, each sends the statement for one operation at once, and waits for no
+//! other: on a machine of its own, PostgreSQL serves a few small statements side by side faster than one larger statement.
 //!
 //! A batch belongs to no caller: its task ends when it is answered, or when all its callers have gone. What it cannot answer,
 //! each caller sends alone. A batch that PostgreSQL rejects has no effect, and the reason may be one operation of many.
@@ -26,6 +26,9 @@ use crate::store::postgres::pools::Pools;
 use crate::store::postgres::statements::{Query, Statement};
 use crate::sync::{Mutex, RuntimeId, current_runtime, lock};
 
+/// The statements for one kind of operation that are under way before further operations gather.
+const UNDER_WAY: usize = 4;
+
 /// The operations in one statement, at most. Each claim takes a lock, of which PostgreSQL has 64 for each connection.
 const MOST: usize = 32;
 
@@ -33,8 +36,7 @@ const MOST: usize = 32;
 pub(super) const LARGEST: usize = 64 * 1024;
 const MOST_BYTES: usize = 1024 * 1024;
 
-/// How long an operation waits for the statement under way. That one may wait for a lock, or its connection may carry nothing any
-/// more.
+/// How long an operation waits for the statements under way. They may wait for a lock, or for an answer that never comes.
 const PATIENCE: Duration = Duration::from_millis(5);
 
 /// One operation.
@@ -82,8 +84,8 @@ pub(super) struct Batcher<B: Batched> {
     pools: Arc<Pools>,
     statement: Statement,
     channel: String,
-    permit: Arc<Semaphore>,
-    /// Whether the last statement had one operation.
+    permits: Arc<Semaphore>,
+    /// Whether the last statement had one operation. Then the next caller does not wait for others to gather.
     was_alone: AtomicBool,
     queue: Mutex<Queue<B>>,
 }
@@ -105,8 +107,8 @@ struct Job<B: Batched> {
 impl<B: Batched> Batcher<B> {
     pub(super) fn new(pools: Arc<Pools>, statement: Statement, channel: String) -> Arc<Self> {
         let queue = Mutex::new(Queue { waiting: BTreeMap::new(), next_number: 0 });
-        let permit = Arc::new(Semaphore::new(1));
-        Arc::new(Self { pools, statement, channel, permit, was_alone: AtomicBool::new(true), queue })
+        let permits = Arc::new(Semaphore::new(UNDER_WAY));
+        Arc::new(Self { pools, statement, channel, permits, was_alone: AtomicBool::new(true), queue })
     }
 
     /// Has the operation sent, unless its caller withdraws `call` before.
@@ -123,7 +125,7 @@ impl<B: Batched> Batcher<B> {
         operation: &Arc<B>,
         call: Option<Arc<Call>>,
     ) -> Result<Outcome<B::Answer>, StoreError> {
-        if let Some(permit) = self.permit_of_lone_caller() {
+        if let Some(permit) = self.permit_at_once() {
             return Ok(Outcome::Alone(Some(Lead { _permit: Some(permit), ..self.connect().await? })));
         }
         let mut queued = self.enqueue(operation, call);
@@ -158,14 +160,14 @@ impl<B: Batched> Batcher<B> {
         Ok(Lead { connection, _turn: turn, _permit: None })
     }
 
-    /// If no other operation is under way or waits, and none came with the last one.
-    fn permit_of_lone_caller(&self) -> Option<OwnedSemaphorePermit> {
+    /// A permit without waiting, if few callers come: no other operation waits, and none came with the last one.
+    fn permit_at_once(&self) -> Option<OwnedSemaphorePermit> {
         let is_alone = self.was_alone.load(Ordering::Relaxed) && lock(&self.queue).waiting.is_empty();
-        if is_alone { Arc::clone(&self.permit).try_acquire_owned().ok() } else { None }
+        if is_alone { Arc::clone(&self.permits).try_acquire_owned().ok() } else { None }
     }
 
     async fn lead(&self, number: u64) -> Result<Lead, StoreError> {
-        let permit = Deadline::after(PATIENCE).bound(Arc::clone(&self.permit).acquire_owned()).await;
+        let permit = Deadline::after(PATIENCE).bound(Arc::clone(&self.permits).acquire_owned()).await;
         if !lock(&self.queue).waiting.contains_key(&number) {
             // Its statement is under way.
             drop(permit);
@@ -219,7 +221,7 @@ impl<B: Batched> Batcher<B> {
         let answers = tokio::select! {
             biased;
             answers = answers => answers,
-            // The connection may carry nothing any more: its drop closes it then.
+            // The answer may never come. A connection that is dropped without one is closed.
             () = all_gone(&mut batch) => return,
         };
         drop(lead);

@@ -14,7 +14,9 @@ use crate::store::given_back::given_back;
 use crate::store::line::Call;
 use crate::store::postgres::batched_claim::BatchedClaim;
 use crate::store::postgres::batcher::{LARGEST, Lead, Outcome};
-use crate::store::postgres::failure::{claim_error, is_ended_before, is_lost, is_read_only, is_transient, store_error};
+use crate::store::postgres::failure::{
+    claim_error, is_ended_before, is_lost, is_read_only, is_transient, lost_error, store_error,
+};
 use crate::store::postgres::inner::Inner;
 use crate::store::postgres::retry::{ROUNDS, retried};
 use crate::store::postgres::row;
@@ -38,7 +40,7 @@ pub(super) async fn claim(inner: &Inner, key: &RecordKey, request: &ClaimRequest
         },
         Outcome::Alone(lead) => claim.send(lead, true).await,
         Outcome::Lost(error) if may_be_sent_again(&error, request) => claim.send(None, false).await,
-        Outcome::Lost(error) => Err(StoreError::unavailable(error)),
+        Outcome::Lost(error) => Err(lost_error(error)),
     }
 }
 

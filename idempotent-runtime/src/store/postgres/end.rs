@@ -11,7 +11,7 @@ use crate::store::error::StoreError;
 use crate::store::given_back::REMEMBERED;
 use crate::store::postgres::batched_end::{BatchedCompletion, BatchedRelease};
 use crate::store::postgres::batcher::{Batched, Batcher, LARGEST, Lead, Outcome};
-use crate::store::postgres::failure::{is_lost, is_read_only, record_error, store_error};
+use crate::store::postgres::failure::{is_lost, is_read_only, lost_error, record_error, store_error};
 use crate::store::postgres::inner::Inner;
 use crate::store::postgres::retry::{retried, retried_after};
 use crate::store::postgres::statements::Query;
@@ -73,7 +73,7 @@ async fn held<B: Batched>(
         Outcome::Answered(_) => Ok(Held::Yes),
         Outcome::Alone(lead) => alone(inner, lead, is_lost, query).await,
         Outcome::Lost(error) if is_lost(&error) || is_read_only(&error) => alone(inner, None, |_| false, query).await,
-        Outcome::Lost(error) => Err(StoreError::unavailable(error)),
+        Outcome::Lost(error) => Err(lost_error(error)),
     }
 }
 
