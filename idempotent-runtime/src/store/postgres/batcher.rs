@@ -26,7 +26,8 @@ use crate::store::postgres::pools::Pools;
 use crate::store::postgres::statements::{Query, Statement};
 use crate::sync::{Mutex, RuntimeId, current_runtime, lock};
 
-/// The statements for one kind of operation that are under way before further operations gather.
+/// The statements for one kind of operation that are under way before further operations gather. In a small pool fewer, at most half
+/// of its connections.
 const UNDER_WAY: usize = 4;
 
 /// The operations in one statement, at most. Each claim takes a lock, of which PostgreSQL has 64 for each connection.
@@ -107,7 +108,8 @@ struct Job<B: Batched> {
 impl<B: Batched> Batcher<B> {
     pub(super) fn new(pools: Arc<Pools>, statement: Statement, channel: String) -> Arc<Self> {
         let queue = Mutex::new(Queue { waiting: BTreeMap::new(), next_number: 0 });
-        let permits = Arc::new(Semaphore::new(UNDER_WAY));
+        let connections = pools.application().options().get_max_connections() as usize;
+        let permits = Arc::new(Semaphore::new((connections / 2).clamp(1, UNDER_WAY)));
         Arc::new(Self { pools, statement, channel, permits, was_alone: AtomicBool::new(true), queue })
     }
 
