@@ -1,9 +1,9 @@
 //! The store for many processes that have a PostgreSQL already.
 //!
 //! Claim, renewal, completion and release are one statement each, which commits by itself: a first execution costs two
-//! statements, a replay one. While one is under way, those of other requests gather, and go out together as one statement over
-//! arrays (`batcher.rs`). Behind a pooler each statement is a transaction (`pooler.rs`). All of them decide
-//! about leases and expiry by `clock_timestamp()`, the clock of the database.
+//! statements, a replay one. While some are under way, those of other requests gather, and go out together as one statement over
+//! arrays (`batcher.rs`). Behind a pooler each statement is a transaction (`pooler.rs`). All of them decide about leases and
+//! expiry by `clock_timestamp()`, the clock of the database.
 //!
 //! A handler that takes a [`Tx`](crate::Tx) leaves no row while it runs. Its claim is a pair of advisory locks of its own
 //! transaction, which PostgreSQL gives up with the transaction, whatever becomes of the process; a duplicate tries them,
