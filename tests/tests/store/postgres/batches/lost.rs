@@ -213,7 +213,8 @@ async fn clients_gone_during_their_batch_can_retry() {
     let gate = Gate::closed(&pool).await;
     let mut clients = Vec::new();
     for number in 0..CALLERS {
-        let request = format!("POST / HTTP/1.1\r\nhost: x\r\nidempotency-key: k{number}\r\ncontent-length: 0\r\n\r\n");
+        let head = format!("POST / HTTP/1.1\r\nhost: {}\r\nidempotency-key: k{number}\r\n", server.address());
+        let request = format!("{head}content-length: 0\r\n\r\n");
         clients.push(server.connect_and_send(request.as_bytes()).await);
     }
     eventually(async || count(&pool, SENT).await, |&sent| sent > 32).await;
