@@ -62,7 +62,7 @@ end
 function done(summary, latency, requests)
    local errors = summary.errors
    io.write("\n", string.format(
-      '{"requests":%d,"bytes":%d,"micros":%d,"refused":%d,"broken":%d,"late":%d,"p50":%d,"p99":%d,"p999":%d}',
+      '{"requests":%d,"bytes":%d,"micros":%d,"rejected":%d,"broken":%d,"late":%d,"p50":%d,"p99":%d,"p999":%d}',
       summary.requests, summary.bytes, summary.duration, errors.status,
       errors.connect + errors.read + errors.write, errors.timeout,
       latency:percentile(50), latency:percentile(99), latency:percentile(99.9)

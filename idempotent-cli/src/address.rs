@@ -12,7 +12,7 @@ pub(crate) enum Address {
     Postgres(String),
 }
 
-/// What is wrong with a URL. The message does not repeat the URL, because it may contain a password.
+/// The error of a malformed URL. The message does not repeat the URL, because it may contain a password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MalformedAddress {
     #[error(
@@ -50,7 +50,7 @@ impl FromStr for Address {
     }
 }
 
-/// Omits what may be a password.
+/// Omits every part that may be a password.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,8 +63,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// The host, port and path in the part after the scheme. `None` if they may contain a part of a password that is not
-/// percent-encoded.
+/// Returns the host, port and path in the part after the scheme. Returns `None` if they may contain a part of a
+/// password that is not percent-encoded.
 fn without_password(rest: &str) -> Option<&str> {
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if path.contains('@') {

@@ -53,8 +53,9 @@ pub(crate) struct Arguments {
 
 #[derive(Args)]
 pub(crate) struct StoreOptions {
-    // Parsed later: clap would print a value that it rejects, with its password.
-    /// Where the store is: `sqlite://PATH`, `rediss://HOST:PORT`, `rediss+sentinel://HOST:PORT/SERVICE` or `postgres://USER@HOST/DATABASE`.
+    // The URL is parsed later, because clap would print a rejected value with its password.
+    /// The URL of the store: `sqlite://PATH`, `rediss://HOST:PORT`, `rediss+sentinel://HOST:PORT/SERVICE` or
+    /// `postgres://USER@HOST/DATABASE`.
     #[arg(long = "store", value_name = "URL", env = "IDEMPOTENT_STORE", hide_env_values = true, global = true)]
     pub(crate) url: Option<String>,
     /// The server is part of a Redis Cluster: read the whole Cluster.
@@ -74,17 +75,20 @@ pub(crate) enum Command {
     List {
         #[command(flatten)]
         filter: Filter,
-        /// Only those in this state: outcome_unknown, damaged, past_lease, in_flight, completed, response_not_recorded.
+        /// List only entries in this state: outcome_unknown, damaged, past_lease, in_flight, completed,
+        /// response_not_recorded.
         #[arg(long)]
         state: Option<State>,
     },
-    /// List what a person should look at: claims with an expired lease, and claims that cannot be read.
+    /// List the claims that a person should look at: those with an expired lease, and those that cannot be read.
     ///
-    /// Redis has no index of all claims: there, this looks through all entries. In the other stores, `list --state damaged` also finds
-    /// records that cannot be read.
+    /// The command reads only the claims, by an index of the store. `list --state damaged` also finds records that
+    /// cannot be read. In Redis, only `list` finds claims that cannot be read, and a claim whose process died before it
+    /// could add the claim to the index.
     ///
-    /// `outcome_unknown` is the claim of a handler with `after_crash = "reject"`: it never expires, and every retry is rejected
-    /// until it is resolved or purged. `past_lease` is any other claim: the next retry runs the handler again.
+    /// `outcome_unknown` is the claim of a handler with `after_crash = "reject"`. It never expires, and every retry is
+    /// rejected until the claim is resolved or purged. `past_lease` is any other claim with an expired lease. The next
+    /// retry runs its handler again.
     Stuck {
         #[command(flatten)]
         filter: Filter,
@@ -97,27 +101,27 @@ pub(crate) enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Delete the entry of one key: a retry runs its handler again.
+    /// Delete the entry of one key. A retry then runs the handler again.
     Purge {
         #[command(flatten)]
         target: Target,
-        /// Do not ask for a confirmation. Without a terminal, nothing is purged unless this is given.
+        /// Do not ask for a confirmation. Without a terminal, nothing is purged unless this option is given.
         #[arg(long)]
         yes: bool,
     },
-    /// Say what became of a request whose outcome is unknown: its retries get your response, or the handler runs.
+    /// Resolve a request whose outcome is unknown: its retries get your response, or the handler runs.
     ///
-    /// Only the claim that is looked at is resolved, and only if its lease has expired: of two operators at the same time one
-    /// resolves it. A record is never changed.
+    /// The command resolves only the claim that it shows, and only if the lease of the claim has expired. If two
+    /// operators resolve it at the same time, only one of them succeeds. A record is never changed.
     Resolve(Box<Resolve>),
 }
 
 #[derive(Args)]
 pub(crate) struct Filter {
-    /// Only this scope.
+    /// List only entries of this scope.
     #[arg(long)]
     pub(crate) scope: Option<String>,
-    /// How many entries to list; all are counted.
+    /// The largest number of entries to list. All entries are counted.
     #[arg(long, default_value_t = 100)]
     pub(crate) limit: usize,
 }
@@ -128,24 +132,25 @@ pub(crate) struct Target {
     /// The key, as the client sends it, without quotes.
     #[arg(requires = "scope")]
     key: Option<String>,
-    /// The scope of its handler.
+    /// The scope of the key's handler.
     #[arg(long, requires = "key")]
     scope: Option<String>,
-    /// Its caller, if the handler names one.
+    /// The caller of the key, if the handler names one.
     #[arg(long, requires = "key")]
     caller: Option<String>,
-    /// The registry uses `digest_keys`: digest caller and key before the search.
+    /// Digest caller and key before the search, because the registry uses `digest_keys`.
     #[arg(long, requires = "key")]
     digested: bool,
-    /// The file of the registry's secret, if it has one (`digest_with`). Or set IDEMPOTENT_DIGEST_KEY to the secret itself.
+    /// The file of the registry's secret, if it has one (`digest_with`). You can instead set IDEMPOTENT_DIGEST_KEY to
+    /// the secret itself.
     #[arg(long, value_name = "FILE", requires = "digested")]
     digest_key_file: Option<PathBuf>,
-    /// The id that a listing shows, instead of a key. The store is searched for it.
+    /// The id that a listing shows, instead of a key. The program searches the store for it.
     #[arg(long)]
     id: Option<String>,
 }
 
-/// One entry.
+/// The entry that the arguments name.
 pub(crate) enum Entry {
     Key(RecordKey),
     Id(String),

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 /// The destination of the lines.
 pub(crate) enum Audit {
     Stderr,
-    /// A file. It is opened before anything is changed: what cannot be written to the audit is not done.
+    /// A file. It is opened before anything is changed, so nothing is changed if it cannot be opened.
     File(File),
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) view: &'a EntryView,
     pub(crate) status: Option<u16>,
     pub(crate) reason: &'a str,
-    /// Whether the caller of the entry is a digest already.
+    /// Whether the caller of the entry is already a digest.
     pub(crate) digested: bool,
 }
 

@@ -124,8 +124,8 @@ impl Failure {
         })
     }
 
-    /// The message with its causes, which may contain text of the server. A cause that only repeats the message before
-    /// it is omitted.
+    /// Returns the message with its causes, which may contain text of the server. A cause that only repeats the message
+    /// before it is omitted.
     pub(crate) fn explained(&self) -> String {
         let mut text = visible(&self.to_string());
         let mut cause = self.source();

@@ -111,7 +111,7 @@ async fn purge(
     if store.purge(key).await? { Ok(view) } else { Err(Failure::NothingThere) }
 }
 
-/// Asks on the terminal, if there is one.
+/// Asks for a confirmation on the terminal. Fails if there is none.
 fn ask(entry: &str, state: State) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::NoTerminal { done: "purged" });

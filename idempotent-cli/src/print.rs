@@ -123,7 +123,7 @@ fn particulars(report: &EntryReport) -> String {
     parts.join(", ")
 }
 
-/// The duration in whole seconds, if it is at least one second.
+/// Returns the duration in whole seconds, if it is at least one second.
 fn span(span: Duration) -> String {
     let whole = if span.as_secs() > 0 {
         Duration::from_secs(span.as_secs())

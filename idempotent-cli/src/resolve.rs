@@ -1,4 +1,4 @@
-//! `resolve`: an operator's settlement is validated, confirmed, applied, and written to the audit.
+//! `resolve`: validates an operator's settlement, asks for a confirmation, applies it, and writes it to the audit.
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
@@ -24,44 +24,45 @@ use crate::store::Opened;
 pub(crate) struct Resolve {
     #[command(flatten)]
     target: Target,
-    /// The request was executed: its retries get a response with this status.
+    /// The request was executed. Its retries get a response with this status.
     #[arg(long)]
     status: Option<u16>,
-    /// The request was not executed: the next retry runs the handler.
+    /// The request was not executed. The next retry runs the handler.
     #[arg(long)]
     not_executed: bool,
-    /// A header line of the response; may be repeated.
+    /// A header line of the response. The option may be repeated.
     #[arg(long = "header", value_name = "NAME: VALUE", conflicts_with = "not_executed")]
     headers: Vec<String>,
     /// The body of the response: the text itself, `@FILE` for the content of a file, or `@-` for the standard input.
     #[arg(long, value_name = "TEXT|@FILE", conflicts_with = "not_executed")]
     body: Option<String>,
-    /// How long retries get the response [default: 24h]. Give the `ttl` of the handler if it is longer: a retry after that time
-    /// runs it again.
+    /// The time for which retries get the response [default: 24h]. Give the `ttl` of the handler if it is longer,
+    /// because a retry after that time runs the handler again.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "not_executed")]
     ttl: Option<Duration>,
-    /// How you know what became of the request; for the audit.
+    /// The reason for the audit: how you know whether the request was executed.
     #[arg(long)]
     reason: String,
-    /// Who you are; for the audit [default: the user of this process].
+    /// Your name for the audit [default: the user of this process].
     #[arg(long, value_name = "NAME", env = "IDEMPOTENT_ACTOR")]
     actor: Option<String>,
     /// Append the audit to this file, one line of JSON for each resolution, instead of printing it to standard error.
     #[arg(long, value_name = "FILE", env = "IDEMPOTENT_AUDIT_LOG")]
     audit_log: Option<PathBuf>,
-    /// The file of the key with which the registry seals records (`seal_with`). Or set IDEMPOTENT_SEALING_KEY to the key itself.
+    /// The file of the key with which the registry seals records (`seal_with`). You can instead set
+    /// IDEMPOTENT_SEALING_KEY to the key itself.
     #[arg(long, value_name = "FILE", conflicts_with = "not_executed")]
     sealing_key_file: Option<PathBuf>,
     /// The name of the deployment, if the registry's sealing keys have one.
     #[arg(long, value_name = "NAME", conflicts_with = "not_executed")]
     deployment: Option<String>,
-    /// The name that the store has in the registry: a sealed record is bound to it [default: default].
+    /// The name that the store has in the registry. A sealed record is bound to it [default: default].
     #[arg(long, value_name = "NAME", conflicts_with = "not_executed")]
     store_name: Option<String>,
-    /// The registry does not seal records: write the response as it is.
+    /// Write the response unsealed, because the registry does not seal records.
     #[arg(long, conflicts_with_all = ["sealing_key_file", "deployment", "store_name", "not_executed"])]
     unsealed: bool,
-    /// Do not ask for a confirmation. Without a terminal, nothing is resolved unless this is given.
+    /// Do not ask for a confirmation. Without a terminal, nothing is resolved unless this option is given.
     #[arg(long)]
     yes: bool,
 }
@@ -79,7 +80,7 @@ pub(crate) async fn run(store: &Opened, resolve: Resolve, keys: Keys, json: bool
     let view = store.look_up(&resolve.target.entry()?).await?;
     let key = view.key().ok_or(Failure::NothingThere)?;
     let entry = view.entry().ok_or(Failure::NotResolvable)?;
-    // Validate before the question: a person is not asked to confirm something that is impossible.
+    // The settlement is validated before the question, so that a person is not asked to confirm something impossible.
     let resolution = settlement.resolution(entry)?;
     let EntryState::Claimed { token, .. } = entry.state else { return Err(Failure::NotResolvable) };
     if !resolve.yes {
@@ -88,8 +89,8 @@ pub(crate) async fn run(store: &Opened, resolve: Resolve, keys: Keys, json: bool
     let status = settlement.status().map(|status| status.as_u16());
     let by = settlement.operator().unwrap_or_default();
     let asked = Asked { by, store: store.address(), view: &view, status, reason: settlement.reason(), digested };
-    // Write to the audit before the change too: if the process dies, or the answer is lost, the audit shows who asked
-    // for what.
+    // The request is written to the audit before the change too. If the process dies or the answer is lost, the audit
+    // still shows who requested which resolution.
     audit.tell(&asked.ended("asked")).map_err(Failure::Untold)?;
     let resolved = store.resolve(key, token, resolution).await;
     let outcome = match &resolved {
@@ -119,7 +120,7 @@ fn print_done(view: &EntryView, is_executed: bool, keys: Keys, json: bool) {
     }
 }
 
-/// Asks on the terminal, if there is one.
+/// Asks for a confirmation on the terminal. Fails if there is none.
 fn ask(entry: &str, settlement: &Settlement, resolution: &Resolution) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::NoTerminal { done: "resolved" });
@@ -176,7 +177,7 @@ impl Resolve {
         Ok(bytes)
     }
 
-    /// The sealing key. The store cannot tell whether its registry seals, because nothing in a claim is sealed.
+    /// Returns the sealing key. The store cannot show whether its registry seals, because nothing in a claim is sealed.
     fn sealing_key(&self) -> Result<Option<SealingKey>, Failure> {
         if self.unsealed {
             return Ok(None);
@@ -190,8 +191,8 @@ fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
 }
 
-/// The name of the user. A service manager or a container may set no name: then the number of the user, if the system
-/// has one.
+/// Returns the name of the user. A service manager or a container may set no name. Then the number of the user is
+/// returned, if the system has one.
 fn user() -> String {
     let mut variables = ["USER", "LOGNAME", "USERNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
     let named = variables.find(|name| !name.trim().is_empty());

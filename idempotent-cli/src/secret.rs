@@ -13,7 +13,7 @@ pub(crate) const SEALING_KEY: &str = "IDEMPOTENT_SEALING_KEY";
 /// The variable with the secret of `digest_with`.
 pub(crate) const DIGEST_KEY: &str = "IDEMPOTENT_DIGEST_KEY";
 
-/// The secret in this file or in the variable; `None` if neither is given.
+/// Returns the secret in this file or in the variable, or `None` if neither is given.
 pub(crate) fn secret(file: Option<&PathBuf>, variable: &str) -> Result<Option<SealingKey>, Failure> {
     let text = match file {
         Some(path) => {

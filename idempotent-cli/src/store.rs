@@ -17,7 +17,7 @@ use crate::address::Address;
 use crate::arguments::{Entry, StoreOptions};
 use crate::failure::Failure;
 
-/// How long connecting to a server may take.
+/// The time that connecting to a server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An open store and its address.
@@ -110,7 +110,7 @@ impl Opened {
         on!(self, store => store.resolve(key, token, resolution)).map_err(|error| self.failed(error))
     }
 
-    /// The address, without what may be a password.
+    /// Returns the address without every part that may be a password.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
@@ -149,7 +149,7 @@ impl Opened {
     }
 }
 
-/// How many entries are requested at once.
+/// The number of entries that are requested at once.
 const PAGE: usize = 10_000;
 
 fn in_page(page: Page, id: &str) -> Option<EntryView> {
@@ -183,8 +183,8 @@ async fn sqlite(path: &Path) -> Result<SqliteStore, Failure> {
     if !path.exists() {
         return Err(Failure::NoFile(path.to_owned()));
     }
-    // Check first, because opening the store would create its tables. A file that cannot be read at all is left to the
-    // store, which explains the error.
+    // The table is checked first, because opening the store would create its tables. A file that cannot be read is
+    // passed to the store, which explains the error.
     let options = SqliteConnectOptions::new().filename(path).read_only(true);
     if let Ok(mut connection) = SqliteConnection::connect_with(&options).await {
         let table = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'idempotency_records'");
@@ -207,7 +207,7 @@ async fn redis(url: &str, address: &Address, options: &StoreOptions) -> Result<R
     if let Some(prefix) = &options.prefix {
         builder = builder.prefix(prefix);
     }
-    // Whether the server may evict keys is for the application to check.
+    // The application must check whether the server evicts keys.
     Ok(builder.allow_eviction().open().await?)
 }
 
@@ -216,7 +216,7 @@ async fn postgres(url: &str, address: &Address, options: &StoreOptions) -> Resul
         sqlx::Error::Configuration(source) => Failure::PostgresUrl { address: address.to_string(), source },
         source => Failure::Postgres { address: address.to_string(), source },
     };
-    // Shorter than `PATIENCE`, so that the error contains the server's message.
+    // The timeout is shorter than `PATIENCE`, so that the error contains the server's message.
     let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE / 2);
     let pool = PostgresStore::connect_pool(url, pool).await.map_err(failed)?;
     let schema = options.schema.as_deref().unwrap_or("idempotency");

@@ -6,8 +6,9 @@ use syn::{Expr, ExprPath, FnArg, Ident, Macro, Pat, PatIdent, PatType};
 
 use crate::diagnostics::{Diagnostics, listed, nearest};
 use crate::handler::Handler;
-use crate::model::{ClaimAfter, Model};
+use crate::model::Model;
 use crate::presence::condition;
+use crate::values::ClaimAfter;
 
 /// The position of the line.
 #[derive(Clone, Copy)]

@@ -26,10 +26,11 @@ use crate::args::LAST;
 use crate::claim_line::{Carried, ClaimLine, merged};
 use crate::document;
 use crate::handler::{Handler, is_debug_handler};
-use crate::model::{Fingerprint, Model};
+use crate::model::Model;
 use crate::never_returned::never_returned;
 use crate::presence::presence;
 use crate::runtime::Runtime;
+use crate::values::Fingerprint;
 
 /// Emits the function unchanged, with this attribute behind all others, so that they see the code as it was written.
 pub(crate) fn behind_the_others(

@@ -9,7 +9,6 @@ mod expand;
 mod fallback;
 mod handler;
 mod headers;
-mod literal;
 mod methods;
 mod model;
 mod never_returned;
@@ -21,6 +20,7 @@ mod statuses;
 #[cfg(test)]
 mod tests;
 mod units;
+mod values;
 
 /// The attribute of a handler. The crate `idempotent-runtime` re-exports and documents it.
 #[proc_macro_attribute]

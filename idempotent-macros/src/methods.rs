@@ -4,8 +4,8 @@ use idempotent_policy::KNOWN_METHODS;
 use syn::Expr;
 
 use crate::diagnostics::nearest;
-use crate::model::Methods;
 use crate::reader::{Reader, is_word, string_of, ungrouped, word_of};
+use crate::values::Methods;
 
 impl Reader<'_> {
     pub(crate) fn methods(&mut self) -> Option<Methods> {

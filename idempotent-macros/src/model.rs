@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use idempotent_policy::TTL;
-use proc_macro2::Ident;
+use idempotent_policy::{LEASE, TTL};
+use proc_macro2::{Ident, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::Expr;
 
 use crate::args::Arguments;
@@ -11,6 +12,9 @@ use crate::constant::{Constant, Kind, Value};
 use crate::diagnostics::Diagnostics;
 use crate::reader::Reader;
 use crate::runtime::Runtime;
+use crate::values::{
+    Cache, Choice, ClaimAfter, Fingerprint, InFlight, Isolation, Methods, choice, duration, field, flag, list,
+};
 
 /// The names of all arguments.
 pub(crate) const ARGUMENTS: &[&str] = &[
@@ -74,47 +78,6 @@ pub(crate) struct Model {
     pub(crate) runtime: Runtime,
 }
 
-pub(crate) enum Cache {
-    All,
-    Statuses(Vec<(u16, u16)>),
-}
-
-/// The last argument that is extracted before the claim.
-pub(crate) enum ClaimAfter {
-    None,
-    Argument(Ident),
-}
-
-/// The word that is chosen, unless it is the default.
-pub(crate) type Choice = Option<&'static str>;
-
-pub(crate) enum InFlight {
-    Reject,
-    Wait(Value<Duration>),
-}
-
-pub(crate) enum Methods {
-    Any,
-    Only(Vec<String>),
-}
-
-#[derive(Clone, Copy)]
-pub(crate) enum Isolation {
-    RepeatableRead,
-    Serializable,
-}
-
-pub(crate) enum Fingerprint {
-    Request,
-    /// The body in its canonical form is compared.
-    Json,
-    None,
-    /// This value replaces query and body.
-    Expression(Expr),
-    /// This value replaces the whole request.
-    Only(Expr),
-}
-
 impl Model {
     pub(crate) fn new(arguments: &Arguments, diagnostics: &mut Diagnostics) -> Self {
         let mut reader = Reader { arguments, diagnostics };
@@ -148,6 +111,41 @@ impl Model {
             runtime: reader.runtime(),
         };
         model.check(arguments, diagnostics)
+    }
+
+    /// Emits the policy over the runtime's defaults: `Settings { scope: "charges", ttl: …, ..Settings::DEFAULT }`.
+    pub(crate) fn literal(&self, function: &str) -> TokenStream {
+        let private = &self.runtime;
+        let mut fields = vec![field("scope", &self.scope_path(function))];
+        let mut set = |name: &str, value: Option<TokenStream>| fields.extend(value.map(|value| field(name, &value)));
+        set("has_default_scope", flag(self.scope.is_none()));
+        set("shared_scope", flag(self.shared_scope));
+        set("ttl", self.ttl.as_ref().map(|ttl| ttl.tokens(private, |ttl| duration(*ttl))));
+        let predicate = self.cache_if.as_ref().map(|_| quote!(#private::Cache::Predicate));
+        set("cache", predicate.or_else(|| Some(self.cache.as_ref()?.tokens(private))));
+        set("header", self.header.as_ref().map(ToTokens::to_token_stream));
+        set("key", self.key.as_ref().map(|_| quote!(#private::KeySource::Expression)));
+        set("required", flag(self.required));
+        set("invalid_key", choice("InvalidKeyPolicy", self.invalid_key, private));
+        set("min_key_length", self.min_key_length.map(ToTokens::into_token_stream));
+        set("key_format", choice("KeyFormat", self.key_format, private));
+        set("methods", self.methods.as_ref().map(|methods| methods.tokens(private)));
+        set("caller", flag(self.caller.is_some()));
+        set("fingerprint", self.fingerprint.tokens(private));
+        set("in_flight", self.in_flight.tokens(private));
+        let lease = self.lease.as_ref().filter(|lease| !matches!(lease, Value::Literal(lease) if *lease == LEASE));
+        set("lease", lease.map(|lease| lease.tokens(private, |lease| duration(*lease))));
+        set("after_crash", choice("AfterCrash", self.after_crash, private));
+        set("isolation", self.isolation.map(|level| level.tokens(private)));
+        set("stream", choice("Stream", self.stream, private));
+        set("max_body", self.max_body.as_ref().map(|size| size.tokens(private, ToTokens::to_token_stream)));
+        set("oversize", choice("Oversize", self.oversize, private));
+        set("keep_headers", list(&self.keep_headers));
+        set("drop_headers", list(&self.drop_headers));
+        let store = self.store.as_ref().map(|name| name.tokens(private, ToTokens::to_token_stream));
+        set("store", store.map(|name| quote!(::core::option::Option::Some(#name))));
+        set("on_store_error", choice("OnStoreError", self.on_store_error, private));
+        self.fit_lease(quote!(#private::Settings { #(#fields,)* ..#private::Settings::DEFAULT }))
     }
 
     /// Checks the rules between two arguments.
@@ -224,5 +222,24 @@ impl Model {
             ("cache_if", self.cache_if.as_ref()),
         ];
         all.into_iter().filter_map(|(name, expression)| Some((name, expression?)))
+    }
+
+    /// Emits the scope that is given, or the path of the function.
+    pub(crate) fn scope_path(&self, function: &str) -> TokenStream {
+        if let Some(scope) = &self.scope {
+            scope.tokens(&self.runtime, ToTokens::to_token_stream)
+        } else {
+            quote!(::core::concat!(::core::module_path!(), "::", #function))
+        }
+    }
+
+    /// Makes the lease fit the ttl, if one of them is a constant that the compiler evaluates.
+    fn fit_lease(&self, settings: TokenStream) -> TokenStream {
+        let [ttl, lease] = [&self.ttl, &self.lease].map(|value| value.as_ref().and_then(Value::constant));
+        let Some(at) = lease.or(ttl).map(Constant::span) else { return settings };
+        let private = self.runtime.located(at);
+        let with_lease = if self.lease.is_some() { "with_lease_within_ttl" } else { "with_default_lease" };
+        let with_lease = Ident::new(with_lease, at);
+        quote_spanned!(at=> #private::Settings::#with_lease(#settings))
     }
 }

@@ -8,9 +8,9 @@ use syn::{Expr, Lit, LitStr, Path};
 use crate::args::{Argument, Arguments};
 use crate::constant::{Kind, Value, constant};
 use crate::diagnostics::{Diagnostics, nearest};
-use crate::model::{Choice, ClaimAfter, Fingerprint, InFlight, Isolation};
 use crate::runtime::Runtime;
 use crate::units::{duration, size_in_bytes};
+use crate::values::{Choice, ClaimAfter, Fingerprint, InFlight, Isolation};
 
 const ONLY: &str =
     "`only` takes one expression, or several as a tuple; write `fingerprint = only((&order.amount, &order.currency))`";

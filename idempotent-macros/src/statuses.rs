@@ -2,8 +2,8 @@
 
 use syn::{Expr, Lit};
 
-use crate::model::Cache;
 use crate::reader::{Reader, is_word, ungrouped};
+use crate::values::Cache;
 
 impl Reader<'_> {
     pub(crate) fn cache(&mut self) -> Option<Cache> {

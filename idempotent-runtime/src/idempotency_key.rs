@@ -204,7 +204,7 @@ pub enum InvalidKey {
     BrokenQuoting,
     /// The key is `undefined`, `null`, `NaN` or `[object Object]`. The client has a bug and sends this value with every
     /// request.
-    #[error("the key is what a program makes of a missing value, so that all of its requests have it")]
+    #[error("the key is a text that programs make from a missing value, so all requests of such a program have it")]
     Mistake,
     /// The key has fewer characters than `min_key_length` requires.
     #[error("the key has {length} characters, at least {min} are required")]

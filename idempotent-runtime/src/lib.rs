@@ -49,6 +49,7 @@
 //! `macros` and `memory` are on by default. [`guide::compatibility`](guide::compatibility#features) lists all features.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(docsrs, doc(auto_cfg(hide(feature = "__transactions"))))]
 #![warn(missing_debug_implementations)]
 
 // The attribute's expansion names the crate, and the concurrency tests are part of the crate.
@@ -89,7 +90,7 @@ mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg_attr(
-    not(any(feature = "postgres", feature = "sqlite")),
+    not(feature = "__transactions"),
     expect(dead_code, reason = "no store of the other features has transactions")
 )]
 mod transaction;
@@ -166,9 +167,9 @@ pub mod __private {
     #[cfg(feature = "utoipa")]
     pub use crate::openapi::utoipa::operation;
     pub use crate::policy::Policy;
+    pub use crate::policy::Settings;
     pub use crate::policy::constants::{constant_lease, constant_scope, constant_store, constant_ttl, constant_wait};
     pub use crate::policy::registration::Registration;
-    pub use crate::policy::settings::Settings;
     pub use crate::policy::values::{
         AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource, Methods,
         OnStoreError, Oversize, Stream,

@@ -31,8 +31,6 @@ mod fallback;
 mod handler;
 #[path = "../../idempotent-macros/src/headers.rs"]
 mod headers;
-#[path = "../../idempotent-macros/src/literal.rs"]
-mod literal;
 #[path = "../../idempotent-macros/src/methods.rs"]
 mod methods;
 #[path = "../../idempotent-macros/src/model.rs"]
@@ -51,6 +49,8 @@ mod runtime;
 mod statuses;
 #[path = "../../idempotent-macros/src/units.rs"]
 mod units;
+#[path = "../../idempotent-macros/src/values.rs"]
+mod values;
 
 pub use self::attribute::attribute;
 pub use self::keys::{key_header, record_key};

@@ -13,12 +13,12 @@ use crate::postgres::{PostgresServer, account, as_account};
 /// A running PgBouncer that assigns server connections to clients for one transaction at a time.
 pub struct PgBouncer {
     folder: PathBuf,
-    _keeper: Child,
+    _supervisor: Child,
 }
 
 /// Runs the program until the input closes. The input closes even if the test process is killed, which could not stop
 /// the program itself.
-const KEEPER: &str = r#"
+const SUPERVISOR: &str = r#"
 folder=$1; shift
 "$@" </dev/null >>"$folder/output" 2>&1 &
 child=$!
@@ -60,11 +60,15 @@ impl PgBouncer {
             chown(&folder, Some(*user), Some(*group)).expect("root gives the folder away");
         }
         let command = as_account(account.as_ref(), &program());
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(command.get_program()).args(command.get_args());
-        keeper.arg(folder.join("settings"));
-        let keeper = keeper.current_dir(&folder).stdin(Stdio::piped()).spawn().expect("sh starts");
-        Self { folder, _keeper: keeper }
+        let mut supervisor = Command::new("sh");
+        supervisor
+            .args(["-c", SUPERVISOR, "supervisor"])
+            .arg(&folder)
+            .arg(command.get_program())
+            .args(command.get_args());
+        supervisor.arg(folder.join("settings"));
+        let supervisor = supervisor.current_dir(&folder).stdin(Stdio::piped()).spawn().expect("sh starts");
+        Self { folder, _supervisor: supervisor }
     }
 
     /// The folder of its socket.

@@ -26,7 +26,7 @@ pub struct PostgresServer {
     folder: PathBuf,
     port: u16,
     /// Stops the server and removes its folder when its input closes, however this process ends.
-    _keeper: Child,
+    _supervisor: Child,
     /// Dropped after the server, because a running server keeps the disk busy.
     disk: Option<Tmpfs>,
 }
@@ -42,13 +42,13 @@ pub enum OnSmallDisk {
 
 /// Runs the server until the input closes. The input closes even if the test process is killed, which could not stop
 /// the server itself.
-const KEEPER: &str = r#"
+const SUPERVISOR: &str = r#"
 folder=$1; shift
 "$@" </dev/null >>"$folder/log" 2>&1 &
 cat >/dev/null
 if [ -e "$folder/data/postmaster.pid" ]; then
     postmaster=$(head -n 1 "$folder/data/postmaster.pid")
-    # A test may have failed while the server stood still.
+    # A test may have failed while the server was paused.
     kill -CONT $(ps -o pid= --ppid "$postmaster") "$postmaster"
     kill -INT "$postmaster"
 fi
@@ -122,16 +122,20 @@ impl PostgresServer {
     fn run(folder: PathBuf, settings: &[&str], disk: Option<Tmpfs>) -> Self {
         let (account, data) = (account(), folder.join("data"));
         let server = as_account(account.as_ref(), &program("postgres"));
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(server.get_program()).args(server.get_args());
-        keeper.arg("-D").arg(&data).arg("-k").arg(&folder);
+        let mut supervisor = Command::new("sh");
+        supervisor
+            .args(["-c", SUPERVISOR, "supervisor"])
+            .arg(&folder)
+            .arg(server.get_program())
+            .args(server.get_args());
+        supervisor.arg("-D").arg(&data).arg("-k").arg(&folder);
         // The data is thrown away after the test: no test depends on what is left after a loss of power.
         for setting in ["listen_addresses=", "fsync=off", "max_connections=200"].iter().chain(settings) {
-            keeper.args(["-c", setting]);
+            supervisor.args(["-c", setting]);
         }
-        let keeper = keeper.current_dir(&folder).stdin(Stdio::piped()).spawn().expect("sh starts");
+        let supervisor = supervisor.current_dir(&folder).stdin(Stdio::piped()).spawn().expect("sh starts");
         let port = settings.iter().find_map(|setting| setting.strip_prefix("port=")?.parse().ok()).unwrap_or(PORT);
-        Self { folder, port, _keeper: keeper, disk }
+        Self { folder, port, _supervisor: supervisor, disk }
     }
 
     /// A standby that replicates this server and can take its place. This server must listen on loopback.

@@ -19,13 +19,13 @@ pub struct RedisServer {
     port: u16,
     tls_port: Option<u16>,
     /// Stops the server and removes its folder when its input closes, however this process ends.
-    _keeper: Child,
+    _supervisor: Child,
 }
 
 /// Runs the server, and restarts it when it dies, until the input closes. The input closes even if the test process is
 /// killed, which could not stop the server itself. The loop and the server are one process group, which is killed as a
 /// whole.
-pub(crate) const KEEPER: &str = r#"
+pub(crate) const SUPERVISOR: &str = r#"
 folder=$1; shift
 # After a Ctrl-C there is still a server to stop.
 trap : INT TERM
@@ -68,13 +68,13 @@ impl RedisServer {
 
     fn launch_at(port: u16, settings: &[&str]) -> Self {
         let folder = TempDir::with_prefix("redis").expect("a temporary folder").keep();
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).args([server(), "--port".to_owned()]);
-        keeper.arg(port.to_string()).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]);
-        keeper.arg(&folder).args(settings.iter().flat_map(|setting| setting.split(' ')));
+        let mut supervisor = Command::new("sh");
+        supervisor.args(["-c", SUPERVISOR, "supervisor"]).arg(&folder).args([server(), "--port".to_owned()]);
+        supervisor.arg(port.to_string()).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]);
+        supervisor.arg(&folder).args(settings.iter().flat_map(|setting| setting.split(' ')));
         // The shell would print a message for every process that is killed.
-        let keeper = keeper.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
-        Self { folder, port, tls_port: None, _keeper: keeper }
+        let supervisor = supervisor.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
+        Self { folder, port, tls_port: None, _supervisor: supervisor }
     }
 
     /// A server for one test with a second port, which speaks TLS, and with these settings.

@@ -7,13 +7,13 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::eventually;
-use crate::redis::{KEEPER, RedisServer, free_port, server};
+use crate::redis::{RedisServer, SUPERVISOR, free_port, server};
 
 /// A running Sentinel.
 pub struct Sentinel {
     port: u16,
     /// Stops the Sentinel and removes its folder when its input closes.
-    _keeper: Child,
+    _supervisor: Child,
 }
 
 impl Sentinel {
@@ -44,10 +44,10 @@ impl Sentinel {
              sentinel down-after-milliseconds shop 60000\nsentinel failover-timeout shop 2000\n{lines}\n"
         );
         fs::write(&file, content).expect("the file is written");
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(server()).arg(&file).arg("--sentinel");
-        let keeper = keeper.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
-        Self { port, _keeper: keeper }
+        let mut supervisor = Command::new("sh");
+        supervisor.args(["-c", SUPERVISOR, "supervisor"]).arg(&folder).arg(server()).arg(&file).arg("--sentinel");
+        let supervisor = supervisor.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
+        Self { port, _supervisor: supervisor }
     }
 
     /// Waits until it knows a replica, which it can promote.

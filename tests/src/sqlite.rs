@@ -13,10 +13,9 @@ use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tempfile::TempDir;
-use tokio::time::Instant;
 
-use crate::PATIENCE;
 use crate::alone::name_of;
+use crate::eventually;
 
 /// A database file in its own temporary folder, which is deleted when this is dropped.
 pub struct SqliteFile {
@@ -109,7 +108,7 @@ impl SqliteFile {
             "SELECT count(*) FROM idempotency_records WHERE state = 'claimed' \
              AND lease_until + {for_millis} > unixepoch('subsec') * 1000"
         );
-        eventually("the first leases are over", async || self.number(&left).await == 0).await;
+        eventually(async || self.number(&left).await, |&count| count == 0).await;
     }
 
     /// The number of commits in the write-ahead log: of its frames that contain the size of the database after the
@@ -135,20 +134,7 @@ impl SqliteFile {
     ///
     /// When a connection stays open.
     pub async fn closed(&self) {
-        eventually("the connections close", async || !self.log().exists()).await;
-    }
-}
-
-/// Asks until the condition is true.
-///
-/// # Panics
-///
-/// When the condition is not true in time.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        eventually(async || self.log().exists(), |&is_open| !is_open).await;
     }
 }
 

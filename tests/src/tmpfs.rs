@@ -11,11 +11,11 @@ use tempfile::TempDir;
 pub struct Tmpfs {
     path: PathBuf,
     /// Unmounts the file system when its input closes, however this process ends.
-    _keeper: Child,
+    _supervisor: Child,
 }
 
 /// A server on the disk may need a while to stop. A server that does not stop must not keep the disk forever.
-const KEEPER: &str = r#"
+const SUPERVISOR: &str = r#"
 cat >/dev/null
 for _ in $(seq 100); do
     umount "$1" && break
@@ -43,10 +43,10 @@ impl Tmpfs {
     /// When the disk cannot be mounted.
     pub fn mount_at(path: &Path, mebibytes: u32) -> Self {
         fs::create_dir(path).expect("the folder is made");
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(path);
-        // Start the keeper before the disk is mounted: then a process that is killed in between leaves nothing mounted.
-        let keeper = keeper.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
+        let mut supervisor = Command::new("sh");
+        supervisor.args(["-c", SUPERVISOR, "supervisor"]).arg(path);
+        // Start the supervisor before the disk is mounted: then a process that is killed in between leaves nothing mounted.
+        let supervisor = supervisor.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh starts");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(path);
         let mounted = mount.output().expect("mount starts");
@@ -55,7 +55,7 @@ impl Tmpfs {
             "a small disk cannot be mounted: run this test as root, in a container with CAP_SYS_ADMIN: {}",
             String::from_utf8_lossy(&mounted.stderr)
         );
-        Self { path: path.to_owned(), _keeper: keeper }
+        Self { path: path.to_owned(), _supervisor: supervisor }
     }
 
     /// The path of the disk.

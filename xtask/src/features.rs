@@ -12,7 +12,10 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
     supply_chain::install("hack")?;
     for package in workspace.published().into_iter().filter(|package| package.features().next().is_some()) {
         let name = format!("{} with every {TOGETHER} of its features", package.name);
-        let powerset = format!("--feature-powerset --depth {TOGETHER} --exclude-features default");
+        let mut powerset = format!("--feature-powerset --depth {TOGETHER}");
+        for internal in package.internal_features() {
+            powerset.extend([" --exclude-features ", internal]);
+        }
         let arguments = format!("hack clippy -p {} --lib {powerset} --quiet -- -D warnings", package.name);
         cargo(&name, &arguments).run()?;
     }

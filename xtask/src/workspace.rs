@@ -140,9 +140,14 @@ impl Package {
         format!("{}-{}", self.name, self.version)
     }
 
-    /// The features without `default`, which only enables some of the others.
+    /// Returns the features that a user chooses from.
     pub(crate) fn features(&self) -> impl Iterator<Item = &str> {
-        self.features.keys().map(String::as_str).filter(|feature| *feature != "default")
+        self.features.keys().map(String::as_str).filter(|feature| !is_internal(feature))
+    }
+
+    /// Returns the features that only others turn on or that only turn on others.
+    pub(crate) fn internal_features(&self) -> impl Iterator<Item = &str> {
+        self.features.keys().map(String::as_str).filter(|feature| is_internal(feature))
     }
 
     /// The name that the compiler gives the library; programs have none.
@@ -150,4 +155,8 @@ impl Package {
         let is_library = |target: &&Target| target.kind.iter().any(|kind| kind == "lib" || kind == "proc-macro");
         self.targets.iter().find(is_library).map(|target| target.name.as_str())
     }
+}
+
+fn is_internal(feature: &str) -> bool {
+    feature == "default" || feature.starts_with("__")
 }

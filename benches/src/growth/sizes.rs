@@ -19,11 +19,11 @@ const SIZES: [usize; 5] = [1_000, 10_000, 100_000, 1_000_000, 10_000_000];
 /// The results of the process for one size.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Records {
-    /// Bytes of the process for each record.
+    /// The resident memory of the process in bytes for each record.
     resident: f64,
-    /// Bytes for each record as the store counts them.
+    /// The bytes for each record, as the store counts them.
     counted: f64,
-    /// Nanoseconds.
+    /// The nanoseconds of a claim with its completion. `found` has those of a claim that finds a record.
     fresh: f64,
     found: f64,
     pauses: Pauses,

@@ -112,7 +112,7 @@ fn a_wrong_option_is_named() {
 }
 
 #[test]
-fn public_secret_is_refused_beyond_loopback() {
+fn public_secret_is_rejected_beyond_loopback() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let data = folder.path().to_str().expect("a path in UTF-8");
     let output = charges(&["--addr", "192.0.2.1:0", "--data", data]);

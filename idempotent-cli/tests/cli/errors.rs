@@ -1,4 +1,4 @@
-//! What goes wrong says what would be right, and has an exit status of its own.
+//! An error says what is wrong and what to write instead, and has an exit status of its own.
 
 use std::process::Command;
 
@@ -91,7 +91,7 @@ async fn a_server_that_is_not_reached_is_named_without_its_password() {
     }
     let malformed = ["--store", "redis://:s3cret@[::/", "list"];
     assert_fails(&malformed, 3, &["this is no URL of a Redis server"]).await;
-    // It takes the connection, and says nothing.
+    // This server accepts the connection, and sends nothing.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let address = listener.local_addr().expect("a bound listener has an address");
     let silent = ["--store", &format!("redis://:s3cret@{address}/"), "list"];
@@ -106,7 +106,7 @@ async fn a_server_that_is_not_reached_is_named_without_its_password() {
 
 #[tokio::test]
 async fn server_elsewhere_is_not_reached_in_clear() {
-    // To the C library, this is `127.0.0.1`; to this program it is a name as any other.
+    // The C library reads this as `127.0.0.1`. For this program it is a name like any other.
     for (url, words) in [
         ("redis://:s3cret@0x7f000001:1/", &["in clear to Redis at 0x7f000001", "`rediss://`", "`?tls=disable`"][..]),
         (

@@ -1,4 +1,4 @@
-//! Scopes, callers and keys are other people's text, and what an operator types may be copied from it.
+//! Scopes, callers and keys come from other people, and an operator may copy an argument from them.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use idempotent_tests::sqlite::{SqliteFile, acquire};
 
 use crate::shop::idempotent;
 
-/// Controls, marks of direction, and characters that a terminal does not show.
+/// Control characters, direction marks, and characters that a terminal does not show.
 const UNSEEN: [char; 18] = [
     '\u{1b}',
     '\u{9b}',
@@ -30,7 +30,7 @@ const UNSEEN: [char; 18] = [
     '\u{e0041}',
 ];
 
-/// A new file in which each of these callers has used one key, and its URL.
+/// Creates a file in which each of these callers has used one key. Returns it with its URL.
 async fn file_of(callers: &[String]) -> (SqliteFile, String) {
     let file = SqliteFile::new();
     let store = SqliteStore::open(file.path()).await.expect("the store opens");

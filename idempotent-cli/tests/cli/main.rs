@@ -1,4 +1,4 @@
-//! The real program, on real stores that hold what real guarded handlers left behind.
+//! Tests of the real program on real stores with the entries of real guarded handlers.
 
 mod errors;
 mod hostile;

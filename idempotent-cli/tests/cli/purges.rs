@@ -1,4 +1,4 @@
-//! `purge`: asked, confirmed, done.
+//! Tests of `purge`: it asks, needs a confirmation, and purges.
 
 use crate::shop::Shop;
 

@@ -1,4 +1,4 @@
-//! `resolve`: what an operator has found out becomes what retries get.
+//! Tests of `resolve`: retries get the response that an operator gives.
 
 use std::fs;
 use std::process::Command;
@@ -68,7 +68,7 @@ async fn of_two_operators_the_second_is_told() {
         let not_executed = with(&[&CUT_OFF, &NOT_EXECUTED, &["--yes", "--json"]]);
         let faster = async || {
             let said = shop.asks(&not_executed).await;
-            // The environment has no name.
+            // The environment contains no user name.
             assert!(said.error.contains(r#""by":"uid "#), "{said:?}");
             let told = said.json();
             assert_eq!((&told["resolved"], &told["entry"]["state"]), (&true.into(), &"outcome_unknown".into()));

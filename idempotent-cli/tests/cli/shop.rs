@@ -1,4 +1,4 @@
-//! Stores of every kind with entries in them, and the program that looks at them.
+//! Stores of every kind with entries in them, and calls of the program on them.
 
 use std::process::{Command, Output, Stdio};
 
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::shop_handlers::routes;
 
-/// A store, how the program is told of it, and the handlers that use it.
+/// A store, the options that name it to the program, and the handlers that use it.
 pub(crate) struct Shop {
     options: Vec<String>,
     server: Server,
@@ -33,7 +33,7 @@ impl Shop {
         Self { options, server: Server::start(app).await, runs, _file: file }
     }
 
-    /// One on each store, with an entry in each state that a handler can leave behind.
+    /// Creates a shop on each kind of store, with an entry in each state that a handler can leave behind.
     pub(crate) async fn of_every_kind() -> Vec<Self> {
         let shops =
             vec![Self::sqlite().await, Self::postgres().await, Self::redis().await, Self::redis_cluster().await];
@@ -55,7 +55,7 @@ impl Shop {
         Self::open(store, &["--store", &url], Some(file)).await
     }
 
-    /// One whose registry seals the records of the deployment `production` with this key.
+    /// Creates a shop whose registry seals the records of the deployment `production` with this key.
     pub(crate) async fn sqlite_sealed(key: &str) -> Self {
         let file = SqliteFile::new();
         let store = SqliteStore::open(file.path()).await.expect("the store opens");
@@ -84,39 +84,39 @@ impl Shop {
         Self::open(store, &["--store", &urls[0], "--cluster", "--prefix", &prefix], None).await
     }
 
-    /// A charge of alice's that is answered.
+    /// Sends a charge of the caller `alice`, which is answered.
     pub(crate) async fn charge(&self, key: &str) {
         let charge = self.server.post("/charges").header("x-caller", "alice").header("idempotency-key", key);
         assert_eq!(answer(charge).await.status, StatusCode::CREATED);
     }
 
-    /// A transfer whose handler is cut off, with the outcome unknown.
+    /// Sends a transfer whose handler is cut off, so that the outcome is unknown.
     pub(crate) async fn cut_off(&self) {
         assert_eq!(self.retry().await.status, StatusCode::INTERNAL_SERVER_ERROR);
     }
 
-    /// Another request with the key of [`cut_off`](Self::cut_off).
+    /// Sends another request with the key of [`cut_off`](Self::cut_off).
     pub(crate) async fn retry(&self) -> Answer {
         self.server.post_with_key("/transfers", "cut-off-8e03978e").await
     }
 
-    /// How the program is told of this store.
+    /// Returns the options that name this store to the program.
     pub(crate) fn options(&self) -> &[String] {
         &self.options
     }
 
-    /// What the program says of this store.
+    /// Runs the program on this store.
     pub(crate) async fn asks(&self, arguments: &[&str]) -> Said {
         let options = self.options.iter().map(String::as_str);
         idempotent(&options.chain(arguments.iter().copied()).collect::<Vec<_>>()).await
     }
 
-    /// The same on a terminal, where a person types `answer`.
+    /// Runs the program on a terminal, where a person types `answer`.
     pub(crate) async fn asks_a_person(&self, arguments: &[&str], answer: &str) -> Said {
         self.asks_a_person_who_waits(arguments, async || {}, answer).await
     }
 
-    /// The same, where `meanwhile` happens between the question and the answer.
+    /// Does the same, and runs `meanwhile` between the question and the answer.
     pub(crate) async fn asks_a_person_who_waits(
         &self,
         arguments: &[&str],
@@ -143,7 +143,7 @@ impl Shop {
         Said { out: String::from_utf8(shown).expect("text"), error: String::new(), code: status.code() }
     }
 
-    /// Lets the payout of [`of_every_kind`](Self::of_every_kind) be answered.
+    /// Lets the handler of the payout of [`of_every_kind`](Self::of_every_kind) finish.
     pub(crate) async fn finish_the_payout(&self) {
         self.runs.let_finish(1);
         self.runs.until_finished(1).await;
@@ -155,12 +155,12 @@ impl Shop {
     }
 }
 
-/// All tests share the servers.
+/// Returns a unique prefix, because all tests share the servers.
 fn prefix() -> String {
     format!("{:x}:", Token::unique().as_u128())
 }
 
-/// What the program said, and how it ended.
+/// The output of the program, and its exit status.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) out: String,
@@ -175,7 +175,7 @@ impl Said {
     }
 }
 
-/// The program, without a terminal and without a store from its environment.
+/// Runs the program without a terminal and without a store from its environment.
 pub(crate) async fn idempotent(arguments: &[&str]) -> Said {
     let mut program = Command::new(env!("CARGO_BIN_EXE_idempotent"));
     program.args(arguments);
@@ -188,7 +188,7 @@ pub(crate) async fn idempotent(arguments: &[&str]) -> Said {
     ] {
         program.env_remove(name);
     }
-    // As a container leaves it.
+    // A container leaves the user name empty.
     program.env("USER", "").env_remove("LOGNAME").env_remove("USERNAME");
     run(program).await
 }

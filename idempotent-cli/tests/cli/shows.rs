@@ -1,4 +1,4 @@
-//! `list`, `stuck` and `show`.
+//! Tests of `list`, `stuck` and `show`.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Servers that speak TLS, and Sentinels.
+//! Tests of servers with TLS, and of Sentinels.
 
 use idempotent_runtime::RecordKey;
 use idempotent_runtime::store::{PostgresStore, RedisStore};

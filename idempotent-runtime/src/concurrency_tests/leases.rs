@@ -79,7 +79,7 @@ fn a_lease_that_is_entered_while_the_task_ends_is_renewed() {
 //   the short lease is entered, and notifies: the task has not subscribed yet
 //   the task goes to sleep, past the end of the short lease
 #[test]
-fn shorter_lease_wakes_the_keeper_before_its_long_sleep() {
+fn shorter_lease_wakes_the_renewer_before_its_long_sleep() {
     schedules(4_000, async || {
         let (renewer, store) = (Arc::<LeaseRenewer>::default(), CountingStore::default());
         let (long, short) = (record_key("long"), record_key("short"));
@@ -175,7 +175,7 @@ async fn assert_is_recorded(store: &CountingStore, key: &RecordKey) {
 #[test]
 fn a_forgotten_claim_goes_to_its_handler() {
     for seed in [7, 8] {
-        let proof = move || async move {
+        let test = move || async move {
             let (renewer, store, key) = (Arc::<LeaseRenewer>::default(), CountingStore::default(), record_key("k"));
             let kept = keep(&renewer, lease(&store, &key, LEASE).await).await;
             let running = kept.store.clone();
@@ -189,7 +189,7 @@ fn a_forgotten_claim_goes_to_its_handler() {
             assert_eq!(ended, Held::Yes);
             assert_is_recorded(&store, &key).await;
         };
-        schedules(3_000, proof);
+        schedules(3_000, test);
     }
 }
 

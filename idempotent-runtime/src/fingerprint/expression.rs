@@ -10,7 +10,7 @@ use crate::fingerprint::canonical::{write_number, write_string};
 /// The reason why a value has no digest. It does not contain the value, which comes from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unserialisable {
-    #[error("it holds a float that is infinite or not a number, which no canonical form tells apart")]
+    #[error("it holds a float that is infinite or not a number, and the canonical form has no text for such values")]
     NotFinite,
     #[error("its `Serialize` fails")]
     Failed,

@@ -18,15 +18,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 ///
 /// | bytes | content |
 /// |---|---|
-/// | 0 to 3 | the id of the secret that keys the other bytes; `00000001` if the registry has none |
+/// | 0 to 3 | the id of the algorithms and of the secret that keys the other bytes; `00000001` if the registry has no secret |
 /// | 4 to 19 | the first 128 bits of the digest of everything that counts: target, body, credentials |
 /// | 20, 21 | a hint at the target: 16 bits of its digest |
 /// | 22, 23 | a hint at the body: 16 bits of its digest |
 /// | 24 to 31 | a hint at each credential header: four slots of 16 bits. With more than four headers, they share slots |
 ///
-/// All digests are SHA-256, salted with the record key: the same request has another fingerprint under another key. The hints
-/// tell which part of another request differs. They are short, so that a reader of the store cannot find a secret with them
-/// alone: a slot has 65,536 values, and many secrets share each value.
+/// All digests are SHA-256, salted with the record key: the same request has another fingerprint under another key. A body
+/// of more than 8 KiB is digested with BLAKE3 first, because that is faster. The hints tell which part of another request
+/// differs. They are short, so that a reader of the store cannot find a secret with them alone: a slot has 65,536 values,
+/// and many secrets share each value.
 ///
 /// Without a secret, a reader of the store can still guess a whole request, and compare. With
 /// [`RegistryBuilder::digest_with`](crate::RegistryBuilder::digest_with) or

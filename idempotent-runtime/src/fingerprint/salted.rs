@@ -11,13 +11,17 @@ use crate::fingerprint::Fingerprint;
 use crate::fingerprint::builder::RequestDigest;
 use crate::fingerprint::difference::{HINTS, WHOLE};
 
-/// Identifies the secret of a fingerprint, or says that it has none. It is in the fingerprint's first bytes, so it is
-/// stored with each claim and each record.
+/// Identifies the algorithms of a fingerprint, and its secret if it has one. It is in the fingerprint's first bytes, so
+/// it is stored with each claim and each record.
+///
+/// A release that changes an algorithm gives all secrets other ids. Like a registry that replaces its secret, it must
+/// compute the fingerprints of the former ids too, so that it rejects no retry. A process that does not know an id
+/// answers 503 and runs nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeyId([u8; 4]);
 
 impl KeyId {
-    /// The id of a registry without a secret. The number is the version of the format.
+    /// The id of a registry without a secret. The number is the version of the algorithms.
     pub(crate) const UNKEYED: Self = Self([0, 0, 0, 1]);
 
     #[cfg(feature = "seal")]

@@ -3,7 +3,7 @@
 /// An operation of a store.
 #[derive(Clone, Copy)]
 #[cfg_attr(
-    not(any(feature = "postgres", feature = "sqlite")),
+    not(feature = "__transactions"),
     expect(dead_code, reason = "no store of the other features has transactions")
 )]
 pub(crate) enum Op {

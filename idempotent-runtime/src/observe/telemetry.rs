@@ -217,7 +217,7 @@ pub(crate) fn step_failed(scope: &str, step: &str, rejection: &Rejection, reason
             tracing::error!(
                 scope,
                 step,
-                "the outcome of a step is unknown: it does not run again until a person decides"
+                "the outcome of a step is unknown: it does not run again until an operator resolves it"
             );
         }
         // Already logged where the difference was found.

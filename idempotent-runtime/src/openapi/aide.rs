@@ -11,6 +11,7 @@ use crate::openapi::description::{Description, EXTENSION, object, replay_header}
 use crate::openapi::problem::{COMPONENT, ProblemSchema, component};
 use crate::openapi::recorded::Recorded;
 use crate::policy::Policy;
+use crate::policy::location::SourceLocation;
 use crate::policy::registration::written_policies;
 use crate::policy::values::Reads;
 use crate::record::headers::REPLAYED;
@@ -53,7 +54,7 @@ const fn hashed(mut hash: u128, bytes: &[u8]) -> u128 {
 
 fn policy_of(wanted: u128) -> Option<&'static Policy> {
     written_policies().find(|policy| {
-        let (module, function) = policy.module_and_function();
+        let SourceLocation { module, function, .. } = *policy.location();
         let place = (policy.file(), policy.line(), policy.column());
         identity(module, function, policy.scope(), place) == wanted
     })
@@ -104,7 +105,7 @@ impl<B: OperationInput, M, const IDENTITY: u128, R: OperationOutput> OperationIn
 
 impl OperationInput for Idempotency {}
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 impl<DB: sqlx::Database> OperationInput for crate::transaction::tx::Tx<DB> {}
 
 /// Marks the recorded responses that a handler's `…_with` transform has documented. aide runs these transforms last, so pass

@@ -9,6 +9,7 @@ use utoipa::{Modify, Path};
 use crate::openapi::description::{Description, EXTENSION, object, replay_header};
 use crate::openapi::problem::{COMPONENT, PROBLEM, ProblemSchema, component, reference};
 use crate::policy::Policy;
+use crate::policy::location::SourceLocation;
 use crate::record::headers::REPLAYED;
 
 /// The operation of a handler, with the additions of its policy. The attribute's expansion calls it.
@@ -92,7 +93,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 /// with the same name.
 fn is_of<P>(policy: &Policy) -> bool {
     let plain = |path: &str| path.replace("r#", "");
-    let (module, function) = policy.module_and_function();
+    let SourceLocation { module, function, .. } = *policy.location();
     plain(type_name::<P>()) == plain(&format!("{module}::__path_{function}"))
 }
 

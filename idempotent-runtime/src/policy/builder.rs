@@ -6,14 +6,14 @@ use std::time::Duration;
 use http::{Method, response};
 use idempotent_policy::{KNOWN_METHODS, SHORTEST_WAIT};
 
+use crate::policy::built::Built;
 use crate::policy::invalid_policy::InvalidPolicy;
 use crate::policy::location::SourceLocation;
-use crate::policy::settings::Settings;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, InFlight, InvalidKeyPolicy, KeyFormat, Methods, OnStoreError, Oversize,
     Stream,
 };
-use crate::policy::{Built, CacheIf, Policy};
+use crate::policy::{CacheIf, Policy, Settings};
 
 /// Collects the options of a [`Policy`] for an [`IdempotencyLayer`](crate::IdempotencyLayer): those of the attribute,
 /// except the ones that need a handler's arguments.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::policy::settings::Settings;
+use crate::policy::Settings;
 
 macro_rules! checked {
     ($function:ident, $ty:ty, $check:path, $argument:literal, $write:literal) => {

@@ -4,14 +4,14 @@ use std::fmt;
 
 /// The place in the source where the policy is written.
 #[derive(Clone, Debug)]
-pub(super) struct SourceLocation {
-    pub(super) module: &'static str,
-    pub(super) function: &'static str,
-    pub(super) file: &'static str,
-    pub(super) line: u32,
-    pub(super) column: u32,
+pub(crate) struct SourceLocation {
+    pub(crate) module: &'static str,
+    pub(crate) function: &'static str,
+    pub(crate) file: &'static str,
+    pub(crate) line: u32,
+    pub(crate) column: u32,
     /// Returns the name of a type in the handler's body.
-    pub(super) path: fn() -> &'static str,
+    pub(crate) path: fn() -> &'static str,
 }
 
 impl SourceLocation {
@@ -19,19 +19,19 @@ impl SourceLocation {
     ///
     /// The file, line and column do not distinguish all handlers, because a macro may emit several at one place. The
     /// path distinguishes them for people.
-    pub(super) fn function_path(&self) -> &'static str {
+    pub(crate) fn function_path(&self) -> &'static str {
         // The type is inside the static of the policy, and the static is inside the function.
         (self.path)().rsplitn(3, "::").nth(2).unwrap_or_default()
     }
 
     /// Returns whether this is the copy of a handler that `debug_handler` makes for its own check, and which never
     /// runs.
-    pub(super) fn is_copy(&self) -> bool {
+    pub(crate) fn is_copy(&self) -> bool {
         (self.path)().split("::").any(|part| part.starts_with("__axum_macros_check_") && part.ends_with("_future"))
     }
 
     /// Returns a value to sort by: first the names, then the places.
-    pub(super) fn order(&self) -> impl Ord + use<> {
+    pub(crate) fn order(&self) -> impl Ord + use<> {
         (self.module, self.function, self.file, self.line, self.column, self.function_path())
     }
 }

@@ -1,14 +1,15 @@
 //! The policy of one annotated handler or layer: the validated form of the attribute's or the builder's options.
 
 pub(crate) mod builder;
+mod built;
 pub(crate) mod constants;
+mod database;
 pub(crate) mod handle;
 pub(crate) mod invalid_policy;
-mod location;
+pub(crate) mod location;
 pub(crate) mod overrides;
 pub(crate) mod registration;
 pub(crate) mod scope;
-pub(crate) mod settings;
 pub(crate) mod values;
 
 use std::fmt;
@@ -18,9 +19,10 @@ use std::time::Duration;
 
 use http::{Method, response};
 
+use crate::policy::built::Built;
+use crate::policy::database::database_of_tx;
 use crate::policy::location::SourceLocation;
 use crate::policy::scope::Scope;
-use crate::policy::settings::Settings;
 use crate::policy::values::{
     AfterCrash, Cache, FingerprintSource, HeaderNames, InFlight, InvalidKeyPolicy, Isolation, KeyFormat, KeySource,
     Methods, Names, OnStoreError, Oversize, Stream,
@@ -52,16 +54,70 @@ pub struct Policy {
     predicate: Option<CacheIf>,
 }
 
-/// The texts and lists of a policy that a builder made. Those of an attribute are constants of the program.
-#[derive(Debug)]
-struct Built {
-    scope: Arc<str>,
-    header: String,
-    statuses: Vec<(u16, u16)>,
-    methods: Vec<&'static str>,
-    keep_headers: Vec<String>,
-    drop_headers: Vec<String>,
-    store: Option<String>,
+/// A field for each argument of the attribute that is part of the policy, and whether the scope is the default one. The
+/// attribute sets the fields of its arguments and leaves the defaults in the others.
+#[doc(hidden)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one argument with two values")]
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub scope: &'static str,
+    /// Whether the scope is the path of the function, because the attribute sets none.
+    pub has_default_scope: bool,
+    pub shared_scope: bool,
+    pub ttl: Duration,
+    pub cache: Cache<'static>,
+    pub header: &'static str,
+    pub key: KeySource,
+    pub required: bool,
+    pub invalid_key: InvalidKeyPolicy,
+    pub min_key_length: usize,
+    pub key_format: KeyFormat,
+    pub methods: Methods<'static>,
+    /// Whether the argument `caller` is given.
+    pub caller: bool,
+    pub fingerprint: FingerprintSource,
+    pub in_flight: InFlight,
+    pub lease: Duration,
+    pub after_crash: AfterCrash,
+    pub isolation: Option<Isolation>,
+    pub stream: Stream,
+    pub max_body: usize,
+    pub oversize: Oversize,
+    pub keep_headers: &'static [&'static str],
+    pub drop_headers: &'static [&'static str],
+    pub store: Option<&'static str>,
+    pub on_store_error: OnStoreError,
+}
+
+#[doc(hidden)]
+impl Settings {
+    pub const DEFAULT: Self = Self {
+        scope: "",
+        has_default_scope: false,
+        shared_scope: false,
+        ttl: idempotent_policy::TTL,
+        cache: Cache::Statuses(idempotent_policy::STATUSES),
+        header: idempotent_policy::HEADER,
+        key: KeySource::Header,
+        required: false,
+        invalid_key: InvalidKeyPolicy::Reject,
+        min_key_length: 1,
+        key_format: KeyFormat::Any,
+        methods: Methods::Only(idempotent_policy::METHODS),
+        caller: false,
+        fingerprint: FingerprintSource::Request,
+        in_flight: InFlight::Reject,
+        lease: idempotent_policy::LEASE,
+        after_crash: AfterCrash::Rerun,
+        isolation: None,
+        stream: Stream::Record,
+        max_body: idempotent_policy::MAX_BODY,
+        oversize: Oversize::Reject,
+        keep_headers: &[],
+        drop_headers: &[],
+        store: None,
+        on_store_error: OnStoreError::Reject,
+    };
 }
 
 #[doc(hidden)]
@@ -80,18 +136,7 @@ impl Policy {
         let location = Location::caller();
         let (file, line, column) = (location.file(), location.line(), location.column());
         let location = SourceLocation { module, function, file, line, column, path };
-        let mut database = None;
-        let mut index = 0;
-        while index < databases.len() {
-            if databases[index].is_some() {
-                assert!(
-                    database.is_none(),
-                    "the handler has two arguments `Tx`, but one transaction: remove one of them"
-                );
-                database = databases[index];
-            }
-            index += 1;
-        }
+        let database = database_of_tx(databases);
         assert!(
             database.is_none() || matches!(settings.on_store_error, OnStoreError::Reject),
             "a handler with a `Tx` cannot run without its store: remove `on_store_error`"
@@ -277,10 +322,9 @@ impl Policy {
         Self { location: self.location.clone(), settings, database: self.database, built: None, predicate: None }
     }
 
-    /// Returns the handler's module, and its name in that module.
-    #[cfg(any(feature = "aide", feature = "utoipa"))]
-    pub(crate) fn module_and_function(&self) -> (&'static str, &'static str) {
-        (self.location.module, self.location.function)
+    /// Returns the place in the source where the policy is written.
+    pub(crate) fn location(&self) -> &SourceLocation {
+        &self.location
     }
 
     /// Returns the predicate of a layer's policy. A handler's predicate is an expression of the handler.
@@ -288,32 +332,11 @@ impl Policy {
         self.predicate
     }
 
-    /// Returns whether the scope is the function's path, because the attribute sets none.
-    pub(crate) fn has_default_scope(&self) -> bool {
-        self.settings.has_default_scope
-    }
-
     pub(crate) fn guards(&self, method: &Method) -> bool {
         match self.methods() {
             Methods::Any => true,
             Methods::Only(names) => names.contains(&method.as_str()),
         }
-    }
-
-    /// Returns the path of the function, with the type and the trait of its `impl` block; empty for a layer's policy.
-    pub(crate) fn function_path(&self) -> &'static str {
-        self.location.function_path()
-    }
-
-    /// Returns whether this is the copy of a handler that `debug_handler` makes for its own check, and which never
-    /// runs.
-    pub(crate) fn is_copy(&self) -> bool {
-        self.location.is_copy()
-    }
-
-    /// Returns a value to sort by: first the names, then the places.
-    pub(crate) fn order(&self) -> impl Ord + use<> {
-        self.location.order()
     }
 }
 

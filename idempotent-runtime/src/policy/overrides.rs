@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::Policy;
 use crate::policy::builder::wrong_lease;
 use crate::policy::handle::PolicyHandle;
 use crate::policy::invalid_policy::InvalidPolicy;
 use crate::policy::registration::written_policies;
-use crate::policy::settings::Settings;
 use crate::policy::values::InFlight;
+use crate::policy::{Policy, Settings};
 
 /// Times and sizes of a handler's policy that [`RegistryBuilder::policy`](crate::RegistryBuilder::policy) replaces.
 #[derive(Clone, Copy, Debug, Default)]

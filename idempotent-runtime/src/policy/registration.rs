@@ -41,7 +41,7 @@ macro_rules! __policy {
 /// Returns every annotated handler of the program, ordered by module, name and place, with its policy as it is written.
 pub(crate) fn written_policies() -> impl Iterator<Item = &'static Policy> {
     let entries = inventory::iter::<Registration>.into_iter().map(|entry| entry.0);
-    let mut policies: Vec<&'static Policy> = entries.filter(|policy| !policy.is_copy()).collect();
-    policies.sort_by_key(|policy| policy.order());
+    let mut policies: Vec<&'static Policy> = entries.filter(|policy| !policy.location().is_copy()).collect();
+    policies.sort_by_key(|policy| policy.location().order());
     policies.into_iter()
 }

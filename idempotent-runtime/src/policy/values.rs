@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-/// Which responses are recorded (`cache`, `cache_if`).
+/// The responses that are recorded (`cache`, `cache_if`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cache<'a> {
@@ -18,7 +18,7 @@ pub enum Cache<'a> {
     Predicate,
 }
 
-/// Where the key comes from (`header`, `key`).
+/// The source of the key (`header`, `key`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeySource {
@@ -28,7 +28,7 @@ pub enum KeySource {
     Expression,
 }
 
-/// How a request with a malformed key is treated (`invalid_key`).
+/// The treatment of a request with a malformed key (`invalid_key`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidKeyPolicy {
@@ -50,7 +50,7 @@ pub enum KeyFormat {
     Uuid,
 }
 
-/// Which request methods are guarded (`methods`).
+/// The request methods that are guarded (`methods`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Methods<'a> {
@@ -60,7 +60,7 @@ pub enum Methods<'a> {
     Any,
 }
 
-/// What a retry must repeat (`fingerprint`), besides the credentials if no caller is named.
+/// The content that a retry must repeat (`fingerprint`), besides the credentials if no caller is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FingerprintSource {
@@ -97,7 +97,7 @@ impl FingerprintSource {
     }
 }
 
-/// How a duplicate of a running request is answered (`in_flight`).
+/// The answer to a duplicate of a running request (`in_flight`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InFlight {
@@ -108,14 +108,14 @@ pub enum InFlight {
     Wait(Duration),
 }
 
-/// What the next request can do if the process died in the handler (`after_crash`).
+/// The treatment of the next request if the process died in the handler (`after_crash`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AfterCrash {
-    /// Run the handler again, so the handler runs at least once.
+    /// The next request runs the handler again, so the handler runs at least once.
     Rerun,
-    /// It is rejected, so the handler runs at most once. The claim never expires, whatever the ttl, until it is
-    /// completed, resolved or purged.
+    /// The next request is rejected, so the handler runs at most once. The claim never expires, whatever the ttl, until
+    /// it is completed, resolved or purged.
     Reject,
 }
 
@@ -126,30 +126,30 @@ impl AfterCrash {
     }
 }
 
-/// What a retry gets if the first response was too large to record, has no end, or was passed on unrecorded
+/// The answer to a retry if the first response was too large to record, had no end, or was passed on unrecorded
 /// (`oversize`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Oversize {
-    /// 409 with the original status.
+    /// The retry gets 409 with the original status.
     Reject,
-    /// The handler runs again.
+    /// The retry runs the handler again.
     Rerun,
 }
 
-/// What is recorded of a response whose length is not known before its end (`stream`).
+/// The recording of a response whose length is not known before its end (`stream`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stream {
-    /// All of it, up to [`Policy::max_body`](crate::Policy::max_body) bytes, while it goes out.
+    /// The response is recorded up to [`Policy::max_body`](crate::Policy::max_body) bytes while it is sent.
     Record,
-    /// Only its status. The response ends when its client disconnects.
+    /// Only the status is recorded. The response ends when its client disconnects.
     Pass,
 }
 
-/// What happens to a request if the store cannot be asked (`on_store_error`).
+/// The treatment of a request if the store cannot be asked (`on_store_error`).
 ///
-/// A store that is full can be asked: the request gets 503 in either case.
+/// A full store can be asked, so the request gets 503 in either case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnStoreError {

@@ -1,4 +1,4 @@
-//! What is stored of a sealed record: which key has sealed it, where it is stored, and what it contains.
+//! The stored form of a sealed record: its key, its place, and its content.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -9,25 +9,26 @@ use crate::key::RecordKey;
 use crate::record::{Record, RecordedBody};
 use crate::store::error::StoreError;
 
-/// How each envelope begins. No text does so: a sealed body is recognised where the record says that it is none.
+/// The first bytes of each envelope. No text begins with them. They show that a body is sealed even if the record
+/// claims that it is not.
 const MAGIC: &[u8; 7] = b"\xffIDSEAL";
 
 /// The header line with the envelope of a record without a response.
 static SEAL: HeaderName = HeaderName::from_static("idempotency-seal");
 
-/// In the line of a record that is not sealed, and whose body begins as an envelope does.
+/// The value of that line in a record that is not sealed, but whose body begins like an envelope.
 static IN_CLEAR: HeaderValue = HeaderValue::from_static("none");
 
-/// Where a record is stored. A sealed record is bound to it.
+/// The place where a record is stored. A sealed record is bound to its place.
 #[cfg_attr(not(feature = "seal"), expect(dead_code, reason = "without the feature, nothing is bound to it"))]
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
-    /// The store's name in the registry.
+    /// The name of the store in the registry.
     pub(crate) store: &'a str,
     pub(crate) key: &'a RecordKey,
 }
 
-/// What is left to replay.
+/// The content of a record after it was opened.
 pub(crate) enum Opened {
     Whole(Vec<(HeaderName, HeaderValue)>, Bytes),
     NotRecorded,
@@ -42,7 +43,7 @@ impl Opened {
     }
 }
 
-/// The envelope of a record that is sealed. One that is sealed in part was changed.
+/// Returns the envelope of a sealed record. A record that is only partly sealed was changed, so it is damaged.
 pub(crate) fn envelope_of(record: &Record) -> Result<Option<Bytes>, StoreError> {
     let line = record.headers.iter().find_map(|(name, value)| (name == SEAL).then_some(value));
     match (&record.body, line) {
@@ -59,7 +60,7 @@ pub(crate) fn envelope_of(record: &Record) -> Result<Option<Bytes>, StoreError> 
     }
 }
 
-/// The record as it is stored in clear, if it could be taken for a sealed one.
+/// Returns the record as it is stored in clear, if it could be mistaken for a sealed one.
 pub(super) fn in_clear(record: &Record) -> Option<Record> {
     let is_mistakable = matches!(&record.body, RecordedBody::Whole(body) if body.starts_with(MAGIC));
     is_mistakable.then(|| {
@@ -81,7 +82,7 @@ mod sealed {
     use super::{BASE64_STANDARD, Bytes, HeaderName, HeaderValue, MAGIC, Record, SEAL, StoreError};
     use crate::record::{HeaderLines, unix_millis};
 
-    /// The form of what is sealed; a reader rejects any other.
+    /// The version of the sealed form. A reader rejects any other version.
     pub(crate) const VERSION: u8 = 2;
 
     pub(crate) fn seal_line(envelope: &[u8]) -> (HeaderName, HeaderValue) {
@@ -89,9 +90,9 @@ mod sealed {
         (SEAL.clone(), value)
     }
 
-    /// The sealed bytes and what it takes to open them.
+    /// The sealed bytes, and the values that are needed to open them.
     pub(crate) struct Envelope<'a> {
-        /// Of the key.
+        /// The id of the key.
         pub(crate) id: [u8; 8],
         pub(crate) nonce: [u8; 24],
         pub(crate) sealed: &'a [u8],
@@ -120,21 +121,22 @@ mod sealed {
         StoreError::damaged("the sealed record is not whole")
     }
 
-    /// What is sealed of a record.
+    /// The sealed content of a record.
     pub(crate) struct Content {
         pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
         pub(crate) body: Bytes,
-        /// When the record expires, by the clock of the process that sealed it, in milliseconds since 1970; and for how long it is
-        /// recorded.
+        /// The time at which the record expires, by the clock of the process that sealed it, in milliseconds since
+        /// 1970. `lives_for` is the time for which it is recorded.
         expires_at: i64,
         lives_for: i64,
     }
 
     impl Content {
-        /// The expiry, the header lines and the trailers, each after its length, and the body. Trailers are header lines, so that their
-        /// own section is empty. It stays: records that were sealed before have it, and a reader rejects one that it does not know.
+        /// Encodes the expiry, the header lines and the trailers, each after its length, and the body. Trailers are
+        /// header lines, so the section for trailers is empty. It remains, because records that were sealed earlier
+        /// have it, and a reader rejects a form that it does not know.
         ///
-        /// A `ttl` that is not known is one without an end.
+        /// A `ttl` that is not known counts as infinite.
         pub(crate) fn encode(record: &Record, ttl: Option<Duration>) -> Option<Vec<u8>> {
             let expires_at = ttl.and_then(|ttl| SystemTime::now().checked_add(ttl)).map_or(i64::MAX, unix_millis);
             let headers = serde_json::to_vec(&HeaderLines(record.headers.clone())).ok()?;
@@ -162,10 +164,10 @@ mod sealed {
             Ok(Self { headers, body: rest, expires_at, lives_for: expires_at.saturating_sub(unix_millis(recorded_at)) })
         }
 
-        /// Whether its store has kept the record for longer than it was told to.
+        /// Returns whether the store has kept the record for longer than it should.
         ///
-        /// The clocks of two machines differ, and a store that is slow keeps the record from a later moment on: two seconds, or a
-        /// hundredth of the time, are allowed for both.
+        /// The clocks of two machines differ, and a slow store keeps the record from a later moment on. For both, two
+        /// seconds or a hundredth of the time are allowed.
         pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
             const TWO_SECONDS: i64 = 2000;
             unix_millis(now).saturating_sub(self.expires_at) > (self.lives_for / 100).max(TWO_SECONDS)

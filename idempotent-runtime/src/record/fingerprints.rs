@@ -1,4 +1,4 @@
-//! The fingerprints by which a registry may know one request: with each of its secrets, and without one.
+//! The fingerprints that one request has in a registry: one for each of its secrets, and one without a secret.
 
 use http::HeaderName;
 
@@ -9,19 +9,19 @@ use crate::fingerprint::salted::{KeyId, Salt};
 use crate::key::RecordKey;
 use crate::store::error::StoreError;
 
-/// What a request asks for under its record key.
+/// The fingerprints of a request under its record key.
 pub(crate) struct Fingerprints {
-    /// The one that is written.
+    /// The fingerprint that is written.
     pub(crate) first: Fingerprint,
     record_key: RecordKey,
     request: RequestDigest,
 }
 
-/// A stored fingerprint beside that of a request.
+/// The result of comparing a stored fingerprint with that of a request.
 pub(crate) enum Compared {
     Same,
     Other(Difference),
-    /// It was made with a secret that this registry does not have: nothing is known of its request.
+    /// The fingerprint was made with a secret that this registry does not have, so nothing is known of its request.
     Incomparable(KeyId),
 }
 
@@ -30,7 +30,7 @@ impl Fingerprints {
         Self { first: salt.fingerprint(&request), record_key: record_key.clone(), request }
     }
 
-    /// The digest of the request, as no store gets to see it.
+    /// Returns the digest of the request in a form that no store gets.
     pub(crate) fn request(&self) -> &[u8; 32] {
         self.request.whole()
     }
@@ -39,8 +39,8 @@ impl Fingerprints {
         &self.record_key
     }
 
-    /// `salts` are those of the secrets that may have made the other fingerprint; `names` are those of the credential headers that
-    /// count.
+    /// Compares with another fingerprint. `salts` are those of the secrets that may have made it. `names` are the names
+    /// of the credential headers that count.
     pub(super) fn compare(
         &self,
         other: Fingerprint,
@@ -61,7 +61,7 @@ impl Fingerprints {
     }
 }
 
-/// The claim or record cannot be compared with a request.
+/// Returns the error of a claim or record that cannot be compared with a request.
 pub(crate) fn incomparable(id: KeyId) -> StoreError {
     StoreError::damaged(format_args!(
         "its fingerprint was made with the secret {id}, which this registry does not have: list that key in `seal_with` or \

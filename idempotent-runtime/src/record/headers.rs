@@ -1,4 +1,4 @@
-//! Which headers of a response are recorded and replayed.
+//! The headers of a response that are recorded and replayed.
 
 use std::time::SystemTime;
 
@@ -9,12 +9,13 @@ use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::store::error::StoreError;
 
-/// Left out unless `keep_headers` names them: they belong to one moment. What no policy can keep is in [`NEVER_RECORDED`].
+/// Headers that belong to one moment. They are not recorded unless `keep_headers` names them. [`NEVER_RECORDED`] lists
+/// the headers that no policy can keep.
 static OF_ONE_MOMENT: [HeaderName; 3] =
     [HeaderName::from_static("clear-site-data"), header::DATE, header::WWW_AUTHENTICATE];
 
-/// How the names of headers end that hand a secret to one client, or that are valid once. Left out unless `keep_headers` names
-/// them.
+/// The ends of the names of headers that give a secret to one client, or that are valid once. They are not recorded
+/// unless `keep_headers` names them.
 const OF_ONE_CLIENT: [&str; 11] = [
     "api-key",
     "apikey",
@@ -41,29 +42,30 @@ static ABOUT_CACHING: [HeaderName; 5] = [
 /// The header that marks a replay.
 pub(crate) static REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The header of a first response that says, by `false`, that a retry does not get it.
+/// The header of a first response that says, by `false`, that a retry will not get the response.
 pub(crate) static RECORDED: HeaderName = HeaderName::from_static("idempotent-recorded");
 
 /// The header that carries the key, unless the policy names another one.
 pub(crate) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(idempotent_policy::HEADER);
 
-/// What the header `Content-Length` of a response is about.
+/// The meaning of the header `Content-Length` of a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Length {
-    /// The body: a server computes it for each answer.
+    /// The length of the body. A server computes it for each answer.
     OfBody,
-    /// What another response would have as its body: this one has none.
+    /// The length of the body that another response would have. This response has no body.
     OfAbsentBody,
 }
 
 impl Length {
-    /// The answer to a `HEAD` request, and a 304, tell the length of what they do not send (RFC 9110, section 8.6).
+    /// Returns the meaning for a response. The answer to a `HEAD` request and a 304 state the length of a body that
+    /// they do not send (RFC 9110, section 8.6).
     pub(crate) fn of(is_head: bool, status: StatusCode) -> Self {
         if is_head || status == StatusCode::NOT_MODIFIED { Self::OfAbsentBody } else { Self::OfBody }
     }
 }
 
-/// The header lines to record, multi-valued ones line by line and in order.
+/// Returns the header lines to record, multi-valued ones line by line and in order.
 pub(crate) fn recorded(headers: &HeaderMap, policy: &PolicyHandle, length: Length) -> Vec<(HeaderName, HeaderValue)> {
     let of_connection = named_by(headers.get_all(header::CONNECTION));
     headers
@@ -73,14 +75,14 @@ pub(crate) fn recorded(headers: &HeaderMap, policy: &PolicyHandle, length: Lengt
         .collect()
 }
 
-/// The headers of a replay of these lines, with the mark of a replay, and with its age (RFC 9111, section 5.1) or the order
-/// not to store it.
+/// Returns the headers of a replay of these lines, with the mark of a replay, and with its age (RFC 9111, section 5.1)
+/// or the directive not to store it.
 ///
-/// A store may contain lines that this version or this policy does not record.
+/// A store may contain lines that this version or this policy does not record. They are left out.
 ///
 /// # Errors
 ///
-/// When a response cannot have that many header lines.
+/// Fails if a response cannot have that many header lines.
 pub(crate) fn of_replay(
     lines: Vec<(HeaderName, HeaderValue)>,
     policy: &PolicyHandle,
@@ -88,7 +90,7 @@ pub(crate) fn of_replay(
     length: Length,
 ) -> Result<HeaderMap, StoreError> {
     let of_connection = named_by(lines.iter().filter(|(name, _)| *name == header::CONNECTION).map(|(_, value)| value));
-    // Three more: the two lines below, and the length that axum adds.
+    // There are three more lines: the two below, and the length that axum adds.
     let too_many = |_| StoreError::damaged("the record has more header lines than a response can have");
     let mut headers = HeaderMap::try_with_capacity(lines.len() + 3).map_err(too_many)?;
     let mut says_for_how_long = false;
@@ -101,9 +103,9 @@ pub(crate) fn of_replay(
     let is_dropped = |name: &HeaderName| policy.drop_headers().contains(name.as_str());
     if says_for_how_long {
         if !is_dropped(&header::AGE) {
-            // The one that was recorded, if any, is that of a cache beneath the handler.
+            // The recorded age, if there is one, is that of a cache beneath the handler.
             let before = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.trim().parse::<u64>().ok());
-            // Another process's clock may be ahead of ours.
+            // Another process's clock may be ahead of this one.
             let since = SystemTime::now().duration_since(recorded_at).unwrap_or_default().as_secs();
             headers.insert(header::AGE, before.unwrap_or_default().saturating_add(since).into());
         }
@@ -136,29 +138,30 @@ fn is_repeatable(
     !left_out || policy.keep_headers().contains(name_text)
 }
 
-/// Whether a response with these headers has a `CorsLayer` beneath the layer, although its policy does not keep all that it says.
+/// Returns whether a response with these headers has a `CorsLayer` beneath the layer whose headers the policy does not
+/// all keep.
 pub(crate) fn has_cross_origin_left_out(headers: &HeaderMap, policy: &Policy) -> bool {
     headers.keys().any(|name| is_cross_origin(name) && !policy.keep_headers().contains(name.as_str()))
 }
 
-/// Says to which origin a page that reads the response may belong: the origin of the first request, which may be another one
-/// than that of the retry.
+/// Returns whether the header allows pages of an origin to read the response. It allows the origin of the first
+/// request, which may differ from that of the retry.
 fn is_cross_origin(name: &HeaderName) -> bool {
     name.as_str().starts_with("access-control-")
 }
 
-/// Of one client or one moment.
+/// Returns whether the header belongs to one client or one moment.
 fn is_of_one(name: &HeaderName) -> bool {
     OF_ONE_MOMENT.contains(name) || OF_ONE_CLIENT.iter().any(|end| name.as_str().ends_with(end))
 }
 
-/// The names that these values of `Connection` list.
+/// Returns the names that these values of `Connection` list.
 fn named_by<'a>(connection: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<String> {
     let values = connection.into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect()
 }
 
-/// Checks a header line that an operator gives, by the rules of [`recorded`] without a policy.
+/// Checks a header line that an operator provides, by the rules of [`recorded`] without a policy.
 #[cfg(feature = "operate")]
 pub(crate) fn check_replayable(name: &HeaderName, value: &HeaderValue) -> Result<(), String> {
     idempotent_policy::check_kept_header(name.as_str())?;
@@ -171,7 +174,8 @@ pub(crate) fn check_replayable(name: &HeaderName, value: &HeaderValue) -> Result
     Ok(())
 }
 
-/// A number of seconds counts from a moment that is over at the replay; a date still says the same.
+/// Returns whether the value is a number of seconds. Such a number counts from a moment that has passed at the replay,
+/// while a date keeps its meaning.
 fn is_number(value: &HeaderValue) -> bool {
     value.as_bytes().trim_ascii().iter().all(u8::is_ascii_digit)
 }

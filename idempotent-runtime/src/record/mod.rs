@@ -1,4 +1,4 @@
-//! The stored response, and the text form that an operator can read.
+//! The stored response, and its text form, which an operator can read.
 
 pub(crate) mod envelope;
 pub(crate) mod fingerprints;
@@ -23,7 +23,7 @@ use crate::fingerprint::Fingerprint;
 
 /// A completed request: the response that its retries get.
 ///
-/// It serialises to JSON that a person can read, with the body in base64:
+/// A record serialises to JSON that a person can read, with the body in base64:
 ///
 /// ```
 /// # use std::time::SystemTime;
@@ -43,39 +43,40 @@ use crate::fingerprint::Fingerprint;
 /// assert_eq!(serde_json::from_str::<Record>(&text)?, record);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-/// `Debug` shows how much it contains, and nothing of the content.
+/// `Debug` shows the size of the content, and nothing of the content.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
     /// The status of the response.
     pub status: StatusCode,
     /// The recorded headers, line by line, in the order in which they were sent. If the handler ran in a trace, its
-    /// `traceparent` follows in the line `idempotency-recorded-by`, which is not replayed. Each trailer of the response follows
-    /// in a line `idempotency-recorded-trailer` as `name: value`, and is replayed as a trailer.
-    /// A store keeps which values are sensitive, as the text form of a record does.
+    /// `traceparent` follows in the line `idempotency-recorded-by`, which is not replayed. Each trailer of the response
+    /// follows in a line `idempotency-recorded-trailer` as `name: value`, and is replayed as a trailer. A store must
+    /// keep which values are sensitive, as the text form of a record does.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body.
     pub body: RecordedBody,
-    /// What the request asked for.
+    /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
-    /// When the handler answered, in whole milliseconds by the clock of the process that ran it. The text form supports the
-    /// years 1970 to 9999, and is an error for any other.
+    /// The time at which the handler answered, in whole milliseconds by the clock of the process that ran it. The text
+    /// form supports the years 1970 to 9999, and fails for any other.
     pub recorded_at: SystemTime,
 }
 
-/// The body of a completed request. `Debug` shows its length alone.
+/// The body of a completed request. `Debug` shows only its length.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecordedBody {
-    /// All of its bytes.
+    /// The whole body.
     Whole(Bytes),
-    /// The body was too large, had no end, or was passed. A retry is rejected with the status, because nothing can be replayed.
+    /// The body was too large, had no end, or was passed on unrecorded. A retry is rejected with the status, because
+    /// nothing can be replayed.
     NotRecorded,
     /// Headers and body, encrypted by the registry's `seal_with`. A store sees only bytes.
     Sealed(Bytes),
 }
 
-/// Names, values and bodies do not belong in logs.
+/// Shows no names, values or bodies, because they do not belong in logs.
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
@@ -98,7 +99,8 @@ impl fmt::Debug for RecordedBody {
 }
 
 impl Record {
-    /// A record of these parts. All of them are required: a store that forgets one would replay another response.
+    /// Creates a record of these parts. All of them are required, because a store that loses one would replay another
+    /// response.
     pub const fn new(
         status: StatusCode,
         headers: Vec<(HeaderName, HeaderValue)>,
@@ -109,20 +111,20 @@ impl Record {
         Self { status, headers, body, fingerprint, recorded_at }
     }
 
-    /// The same outcome without headers and body: a retry learns that the request was executed.
+    /// Returns the same outcome without headers and body. From it a retry learns that the request was executed.
     pub(crate) fn without_response(&self) -> Self {
         let Self { status, fingerprint, recorded_at, .. } = *self;
         Self::new(status, Vec::new(), RecordedBody::NotRecorded, fingerprint, recorded_at)
     }
 
-    /// The bytes of headers and body, without a store's own overhead.
+    /// Returns the bytes of headers and body, without a store's own overhead.
     pub fn payload_bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         headers + self.body_bytes().map_or(0, Bytes::len)
     }
 
-    /// The bytes of the recorded body, if it was recorded. If the record is sealed, they are encrypted and include the
-    /// headers.
+    /// Returns the bytes of the recorded body, if it was recorded. If the record is sealed, they are encrypted and
+    /// include the headers.
     pub fn body_bytes(&self) -> Option<&Bytes> {
         match &self.body {
             RecordedBody::Whole(bytes) | RecordedBody::Sealed(bytes) => Some(bytes),
@@ -133,14 +135,14 @@ impl Record {
 
 const UNWRITABLE_TIME: &str = "`recorded_at` is not within the years 1970 to 9999, which the text form can tell";
 
-/// The time as text; `humantime` would panic outside of these years.
+/// Returns the time as text, or `None` outside of these years, for which `humantime` would panic.
 fn rfc3339(time: SystemTime) -> Option<String> {
     const YEAR_10000: u64 = 253_402_300_800;
     let is_writable = time.duration_since(UNIX_EPOCH).is_ok_and(|since_epoch| since_epoch.as_secs() < YEAR_10000);
     is_writable.then(|| humantime::format_rfc3339_millis(time).to_string())
 }
 
-/// The version of the text form; a reader rejects any other.
+/// The version of the text form. A reader rejects any other version.
 pub(crate) const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -149,7 +151,7 @@ struct RecordText {
     version: u32,
     status: u16,
     headers: HeadersText,
-    /// Base64; `null` where the body was not recorded.
+    /// The body in base64, or `null` if it was not recorded.
     body: Option<String>,
     fingerprint: Fingerprint,
     recorded_at: String,
@@ -190,7 +192,7 @@ impl<'de> Deserialize<'de> for Record {
     }
 }
 
-/// The headers of a record as JSON: lines, or the word that they are among what is sealed.
+/// The headers of a record as JSON: the lines, or the word that says that they are sealed.
 pub(crate) enum HeadersText {
     Lines(HeaderLines),
     Sealed,
@@ -235,7 +237,7 @@ impl<'de> Deserialize<'de> for HeadersText {
     }
 }
 
-/// The body does not belong to its headers.
+/// The error of sealed headers without a body.
 #[derive(Debug, thiserror::Error)]
 #[error("the headers are sealed, and there is no body")]
 pub(crate) struct NothingSealed;
@@ -248,7 +250,7 @@ impl HeadersText {
         }
     }
 
-    /// The record's headers and body, from what was stored as such.
+    /// Returns the record's headers and body from their stored forms.
     pub(crate) fn with_body(
         self,
         body: Option<Bytes>,
@@ -262,10 +264,10 @@ impl HeadersText {
     }
 }
 
-/// Header lines as JSON: `[["content-type","text/plain"],["x-raw",{"base64":"/w=="}]]`.
+/// The header lines as JSON: `[["content-type","text/plain"],["x-raw",{"base64":"/w=="}]]`.
 ///
-/// A value that is not visible ASCII is written in base64, since a header's bytes need not be text. A value that is sensitive,
-/// so that neither logs nor HPACK's table get it, says so: `["x-account",{"text":"4711","sensitive":true}]`.
+/// A value that is not visible ASCII is written in base64, because a header's bytes need not be text. A sensitive
+/// value, which neither logs nor HPACK's table may get, is marked: `["x-account",{"text":"4711","sensitive":true}]`.
 pub(crate) struct HeaderLines(pub(crate) Vec<(HeaderName, HeaderValue)>);
 
 #[derive(Serialize, Deserialize)]
@@ -323,12 +325,12 @@ impl<'de> Deserialize<'de> for HeaderLines {
     }
 }
 
-/// Now, in the precision that every store keeps.
+/// Returns the current time in the precision that every store keeps.
 pub(crate) fn now_in_millis() -> SystemTime {
     whole_millis(SystemTime::now())
 }
 
-/// A time in milliseconds since 1970.
+/// Converts a time to milliseconds since 1970.
 #[cfg(any(feature = "postgres", feature = "seal", feature = "sqlite"))]
 pub(crate) fn unix_millis(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {

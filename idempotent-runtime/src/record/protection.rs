@@ -1,4 +1,4 @@
-//! What a store gets to see: keys as given or as digests, records as they are or sealed.
+//! The data that a store gets: keys as given or as digests, records in clear or sealed.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -33,21 +33,21 @@ fn owner_of(digest: [u8; 32]) -> Owner {
     Owner::from_u128(u128::from_be_bytes(*owner))
 }
 
-/// The registry's choices.
+/// The choices of the registry.
 #[derive(Default)]
 pub(crate) struct AtRest {
     pub(crate) digest_keys: bool,
-    /// Keys all digests, and is never rotated.
+    /// The secret that keys all digests. It is never rotated.
     pub(crate) secret: Option<SealingKey>,
     pub(crate) sealing: Option<SealingKeys>,
-    /// The sealing keys open records, and nothing is written with them yet.
+    /// Whether the sealing keys only open records, and do not seal any yet.
     pub(crate) only_opens: bool,
-    /// Until then, records that are not sealed are replayed as they are.
+    /// The time until which records that are not sealed are replayed.
     pub(crate) accept_unsealed_until: Option<SystemTime>,
 }
 
 impl AtRest {
-    /// The key under which the store keeps what belongs to `key`.
+    /// Returns the key under which the store keeps the data of `key`.
     pub(crate) fn key(&self, key: &RecordKey) -> RecordKey {
         match &self.secret {
             _ if !self.digest_keys => key.clone(),
@@ -56,15 +56,17 @@ impl AtRest {
         }
     }
 
-    /// The fingerprints of a request. The record key is the plain one: a reader of digested keys does not even know the salt.
+    /// Returns the fingerprints of a request. The record key is the plain one, so a reader of digested keys does not
+    /// even know the salt.
     pub(crate) fn fingerprints(&self, key: &RecordKey, request: RequestDigest) -> Fingerprints {
         let secret = self.secret.as_ref().or_else(|| self.sealing_for_writing().map(SealingKeys::first));
         let salt = secret.map_or_else(|| Salt::unkeyed(key.as_str()), |secret| secret.salt(key));
         Fingerprints::new(&salt, key, request)
     }
 
-    /// Whom the entry of a request counts for: the caller, else the client with these credentials, else all that have none. Unlike
-    /// a fingerprint it is equal for all keys, or nothing could be counted.
+    /// Returns the owner of a request's entry: the caller, or else the client with these credentials, or else all
+    /// clients without credentials. Unlike a fingerprint, the owner is equal for all keys. Otherwise nothing could be
+    /// counted.
     pub(crate) fn owner(&self, caller: Option<&str>, request: &RequestDigest) -> Owner {
         let secret = self.secret.as_ref().or_else(|| self.sealing_for_writing().map(SealingKeys::first));
         if secret.is_none() && caller.is_none() && request.credentials().next().is_none() {
@@ -83,7 +85,8 @@ impl AtRest {
         owner_of(digest)
     }
 
-    /// How the stored fingerprint differs from that of the request; `names` are those of the credential headers that count.
+    /// Compares the stored fingerprint with that of the request. `names` are the names of the credential headers that
+    /// count.
     pub(crate) fn compare(&self, own: &Fingerprints, stored: Fingerprint, names: &[HeaderName]) -> Compared {
         let (id, key) = (stored.key_id(), own.record_key());
         let unkeyed = (id == KeyId::UNKEYED).then(|| Salt::unkeyed(key.as_str()));
@@ -96,7 +99,7 @@ impl AtRest {
         matches!(self.compare(own, stored, &[]), Compared::Same)
     }
 
-    /// What the request of this digest derives keys for other services from.
+    /// Returns the source from which the request of this digest derives keys for other services.
     pub(crate) fn downstream(&self, request: [u8; 32]) -> Downstream {
         Downstream { request, secret: self.secret.clone() }
     }
@@ -105,12 +108,13 @@ impl AtRest {
         self.only_opens || self.accept_unsealed_until.is_some_and(|until| SystemTime::now() < until)
     }
 
-    /// The keys that write, if any do.
+    /// Returns the keys that seal records, if there are any.
     fn sealing_for_writing(&self) -> Option<&SealingKeys> {
         self.sealing.as_ref().filter(|_| !self.only_opens)
     }
 
-    /// The record as the store gets it, which keeps it for the `ttl`. Of a `ttl` that is not known yet, nothing is sealed.
+    /// Returns the record in the form for the store, which keeps it for the `ttl`. If the `ttl` is not known yet, it is
+    /// not sealed with the record.
     pub(crate) fn seal<'r>(&self, place: Place<'_>, record: &'r Record, ttl: Option<Duration>) -> Cow<'r, Record> {
         match self.sealing_for_writing() {
             Some(sealing) => Cow::Owned(sealing.seal(place, record, ttl)),
@@ -118,16 +122,18 @@ impl AtRest {
         }
     }
 
-    /// What the store gets if a handler commits its transaction itself, so that its response was rejected: a record without one.
+    /// Returns a record without a response for the store. It is used if a handler commits its transaction itself, so
+    /// that its response was rejected.
     pub(crate) fn without_response(&self, place: Place<'_>, fingerprint: Fingerprint) -> Record {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         let record = Record::new(status, Vec::new(), RecordedBody::NotRecorded, fingerprint, now_in_millis());
         self.seal(place, &record, None).into_owned()
     }
 
-    /// The record as it was before it was sealed.
+    /// Returns the record as it was before it was sealed.
     ///
-    /// Where records are sealed, one that is not was planted or changed, or recorded before the registry had a key.
+    /// If the registry seals records, an unsealed one was planted or changed, or recorded before the registry had a
+    /// key.
     pub(crate) fn open(&self, place: Place<'_>, record: Record) -> Result<Opened, StoreError> {
         if record.status.is_informational() {
             return Err(StoreError::damaged("the status of the record is that of no final response"));
@@ -146,7 +152,7 @@ impl AtRest {
     }
 }
 
-/// What keys for other services are derived from.
+/// The source from which keys for other services are derived.
 #[derive(Default)]
 pub(crate) struct Downstream {
     request: [u8; 32],
@@ -163,7 +169,7 @@ impl Downstream {
     }
 }
 
-/// There is no key to be had.
+/// The types of a build in which no key can exist.
 #[cfg(not(feature = "seal"))]
 mod unsealed {
     use bytes::Bytes;

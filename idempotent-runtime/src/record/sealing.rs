@@ -1,8 +1,8 @@
 //! Encrypts records before they reach their store, so that a reader of the store learns no responses.
 //!
-//! XChaCha20-Poly1305 (RFC 8439 with the 192-bit nonce of draft-irtf-cfrg-xchacha): nonces are drawn at random, and so
-//! many of 192 bits can be that no count of records need be kept. What is stored in clear is authenticated with it, and so is
-//! the place of the record: one that is changed, or moved to another key, store or deployment, does not open.
+//! The cipher is XChaCha20-Poly1305 (RFC 8439 with the 192-bit nonce of draft-irtf-cfrg-xchacha). Nonces are random,
+//! and 192 bits allow so many of them that records need not be counted. The parts in clear and the place of the record
+//! are authenticated too, so a record that was changed, or moved to another key, store or deployment, does not open.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ use crate::record::envelope::{Content, Envelope, Opened, Place, VERSION, seal_li
 use crate::record::{Record, RecordedBody, unix_millis};
 use crate::store::error::StoreError;
 
-/// A secret of 32 bytes that seals records; see [`RegistryBuilder::seal_with`](crate::RegistryBuilder::seal_with).
+/// A secret of 32 bytes that seals records. See [`RegistryBuilder::seal_with`](crate::RegistryBuilder::seal_with).
 ///
 /// # Examples
 ///
@@ -40,7 +40,7 @@ use crate::store::error::StoreError;
 #[derive(Clone)]
 pub struct SealingKey(Arc<Secrets>);
 
-/// Shared and not copied, so that the secrets are in one place, where they are wiped.
+/// The secrets are shared and not copied, so they are in one place, where they are wiped.
 struct Secrets {
     id: [u8; 8],
     cipher: XChaCha20Poly1305,
@@ -49,7 +49,7 @@ struct Secrets {
 }
 
 impl SealingKey {
-    /// The key with these bytes. They must come from a cryptographic random generator. The key wipes its own copies of them.
+    /// Creates the key. The bytes must come from a cryptographic random generator. The key wipes its own copies.
     ///
     /// ```
     /// use idempotent_runtime::{MalformedSealingKey, SealingKey};
@@ -63,7 +63,7 @@ impl SealingKey {
     ///
     /// # Errors
     ///
-    /// [`MalformedSealingKey::NotRandom`] when all bytes are the same, as in a buffer that was never filled.
+    /// [`MalformedSealingKey::NotRandom`] if all bytes are the same, as in a buffer that was never filled.
     pub fn from_bytes(mut bytes: [u8; 32]) -> Result<Self, MalformedSealingKey> {
         let key = Self::of(&bytes);
         bytes.zeroize();
@@ -74,7 +74,7 @@ impl SealingKey {
         if bytes.iter().all(|byte| *byte == bytes[0]) {
             return Err(MalformedSealingKey::NotRandom);
         }
-        // One secret, several uses: each gets a key of its own.
+        // One secret has several uses, and each use gets a key of its own.
         let derived = |purpose: &[u8]| {
             let derived = mac(bytes).chain_update(purpose).finalize().into_bytes();
             Zeroizing::new(<[u8; 32]>::from(derived))
@@ -89,37 +89,37 @@ impl SealingKey {
         })))
     }
 
-    /// Names the key without saying anything about it: it is stored beside what the key has sealed.
+    /// Returns the id of the key. It reveals nothing, and is stored beside the records that the key has sealed.
     pub(crate) fn id(&self) -> [u8; 8] {
         self.0.id
     }
 
-    /// The key id of the fingerprints that it makes.
+    /// Returns the key id of the fingerprints that this key makes.
     pub(crate) fn key_id(&self) -> KeyId {
         KeyId::of_secret(self.id())
     }
 
-    /// What the fingerprints of this record key are keyed by. Without the secret, no guess at a request or at a credential can be
-    /// tried out. For a digest of a request with a card number that would not be hard.
+    /// Returns the salt of this record key's fingerprints. Without the secret, a guess at a request or a credential
+    /// cannot be checked. Against a digest of a request with a card number, such a check would be easy.
     pub(crate) fn salt(&self, record_key: &RecordKey) -> Salt {
         let mac = self.0.fingerprints.clone().chain_update(record_key.as_str());
         Salt::keyed(self.key_id(), mac.finalize().into_bytes().into())
     }
 
-    /// The keyed digest of what such a key is derived from.
+    /// Returns the keyed digest of the values from which such a key is derived.
     pub(crate) fn downstream_key(&self, of: &[&[u8]]) -> [u8; 32] {
         let mac = self.0.digests.clone().chain_update(b"downstream key\0");
         of.iter().fold(mac, Mac::chain_update).finalize().into_bytes().into()
     }
 
-    /// The keyed digest of the caller or the credentials of a request.
+    /// Returns the keyed digest of the caller or the credentials of a request.
     pub(crate) fn owner(&self, of: &[&[u8]]) -> [u8; 32] {
         let mac = self.0.digests.clone().chain_update(b"owner\0");
         of.iter().fold(mac, Mac::chain_update).finalize().into_bytes().into()
     }
 
-    /// The record key as a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys) and
-    /// [`digest_with`](crate::RegistryBuilder::digest_with) this secret stores it: the plain scope, and keyed digests
+    /// Returns the record key as it is stored by a registry with [`digest_keys`](crate::RegistryBuilder::digest_keys)
+    /// and with this secret in [`digest_with`](crate::RegistryBuilder::digest_with): the plain scope, and keyed digests
     /// (HMAC-SHA-256) of the caller in this scope and of the whole key.
     ///
     /// Operators use it to look up and purge records of such a registry. The name of a step stays plain.
@@ -144,7 +144,7 @@ impl SealingKey {
 const _: () = {
     const fn wipes_itself<T: ZeroizeOnDrop>() {}
     wipes_itself::<XChaCha20Poly1305>();
-    // Of which an HMAC consists.
+    // An HMAC consists of this hash.
     wipes_itself::<Sha256>();
 };
 
@@ -163,17 +163,17 @@ impl fmt::Debug for SealingKey {
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MalformedSealingKey {
-    /// It is not base64.
+    /// The text is not base64.
     #[error("a sealing key is written in base64, as `openssl rand -base64 32` prints it")]
     NotBase64,
-    /// It does not have 32 bytes.
+    /// The key does not have 32 bytes.
     #[error("a sealing key has 32 bytes, and this one has {bytes}; make one with `openssl rand -base64 32`")]
     #[non_exhaustive]
     WrongLength {
-        /// How many it has.
+        /// The number of bytes that it has.
         bytes: usize,
     },
-    /// All of its bytes are the same.
+    /// All bytes of the key are the same.
     #[error("a sealing key is random, and this one repeats one byte; make one with `openssl rand -base64 32`")]
     NotRandom,
 }
@@ -197,10 +197,10 @@ impl FromStr for SealingKey {
     }
 }
 
-/// The keys of a registry: the first key seals, every key opens.
+/// The keys of a registry. The first key seals, and every key opens.
 ///
-/// To rotate, put the new key first. Keep the old key in the list until the last record that it sealed has expired: for the
-/// longest `ttl` of all handlers.
+/// To rotate, put the new key first. Keep the old key in the list until the last record that it sealed has expired: for
+/// the longest `ttl` of all handlers.
 ///
 /// # Examples
 ///
@@ -230,7 +230,7 @@ impl From<SealingKey> for SealingKeys {
 
 /// # Panics
 ///
-/// When there is none.
+/// Panics if there is no key.
 impl<const N: usize> From<[SealingKey; N]> for SealingKeys {
     fn from(keys: [SealingKey; N]) -> Self {
         Vec::from(keys).into()
@@ -239,7 +239,7 @@ impl<const N: usize> From<[SealingKey; N]> for SealingKeys {
 
 /// # Panics
 ///
-/// When there is none.
+/// Panics if there is no key.
 impl From<Vec<SealingKey>> for SealingKeys {
     fn from(keys: Vec<SealingKey>) -> Self {
         let mut keys = keys.into_iter();
@@ -249,15 +249,16 @@ impl From<Vec<SealingKey>> for SealingKeys {
 }
 
 impl SealingKeys {
-    /// The one that seals.
+    /// Returns the key that seals.
     pub(crate) fn first(&self) -> &SealingKey {
         &self.first
     }
 
-    /// Names the deployment, such as `production`: a record that was copied from another deployment is rejected, even if both
-    /// have the same keys. Without a call, the name is empty.
+    /// Names the deployment, such as `production`. A record that was copied from another deployment is then rejected,
+    /// even if both have the same keys. The default is an empty name.
     ///
-    /// A record of this deployment is rejected too after the name has changed. So give the name together with the first key.
+    /// If the name changes, the deployment's own earlier records are rejected too. So set the name together with the
+    /// first key.
     ///
     /// # Examples
     ///
@@ -274,11 +275,11 @@ impl SealingKeys {
         Self { deployment: name.into(), ..self }
     }
 
-    /// Of a `ttl` that is not known yet, nothing is said.
+    /// Seals the record. If the `ttl` is not known yet, the content states no end.
     pub(crate) fn seal(&self, place: Place<'_>, record: &Record, ttl: Option<Duration>) -> Record {
         let sealed = self.sealed(place, record, ttl);
         if sealed.is_none() {
-            // The handler has run: this record opens with no key, which keeps a retry from running it again.
+            // The handler has run. This record opens with no key, which keeps a retry from running the handler again.
             tracing::error!("a record could not be sealed: its retries are rejected");
         }
         let is_whole = record.body != RecordedBody::NotRecorded;
@@ -299,7 +300,7 @@ impl SealingKeys {
         Some(Envelope { id, nonce: nonce.into(), sealed: &sealed }.write())
     }
 
-    /// What the envelope of this record contains.
+    /// Opens the envelope of this record and returns the content.
     pub(crate) fn open(&self, place: Place<'_>, record: &Record, envelope: &[u8]) -> Result<Opened, StoreError> {
         let Envelope { id, nonce, sealed } = Envelope::read(envelope)?;
         let Some(key) = self.all().find(|key| key.id() == id) else {
@@ -320,7 +321,7 @@ impl SealingKeys {
         Ok(if is_whole { Opened::Whole(content.headers, content.body) } else { Opened::NotRecorded })
     }
 
-    /// What is stored in clear beside the sealed bytes, and where it is stored.
+    /// Returns the parts that are stored in clear beside the sealed bytes, and the place of the record.
     fn bound_to(&self, id: [u8; 8], place: Place<'_>, record: &Record) -> Vec<u8> {
         let is_whole = record.body != RecordedBody::NotRecorded;
         let fields: [&[u8]; 9] = [
@@ -336,7 +337,7 @@ impl SealingKeys {
         ];
         let mut bound = Vec::new();
         for field in fields {
-            // With its length, so that no two lists of fields have the same bytes.
+            // Each field has its length in front, so that no two lists of fields have the same bytes.
             bound.extend((field.len() as u64).to_be_bytes());
             bound.extend(field);
         }

@@ -1,15 +1,15 @@
-//! The trailers of a recorded response: each is a line among those of its headers, so that stores need not know of them.
+//! The trailers of a recorded response. Each is a line among the header lines, so stores need not know of trailers.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::store::error::StoreError;
 
-/// The name of such a line, whose value is `name: value`.
+/// The name of such a line. Its value is `name: value`.
 static RECORDED_TRAILER: HeaderName = HeaderName::from_static("idempotency-recorded-trailer");
 
 const SEPARATOR: &[u8] = b": ";
 
-/// The line for one trailer. `None` if its value is not one of a header, which it always is.
+/// Returns the line for one trailer. Returns `None` if the value is not valid in a header, which does not happen.
 pub(crate) fn line(name: &HeaderName, value: &HeaderValue) -> Option<(HeaderName, HeaderValue)> {
     let line = [name.as_str().as_bytes(), SEPARATOR, value.as_bytes()].concat();
     let mut line = HeaderValue::from_bytes(&line).ok()?;
@@ -17,11 +17,11 @@ pub(crate) fn line(name: &HeaderName, value: &HeaderValue) -> Option<(HeaderName
     Some((RECORDED_TRAILER.clone(), line))
 }
 
-/// The trailers among the lines of a record, which are taken out of them.
+/// Removes the trailers from the lines of a record and returns them.
 ///
 /// # Errors
 ///
-/// When there are more than a response can have.
+/// Fails if there are more than a response can have.
 pub(crate) fn take(lines: &mut Vec<(HeaderName, HeaderValue)>) -> Result<HeaderMap, StoreError> {
     let mut trailers = HeaderMap::new();
     for (_, value) in lines.extract_if(.., |(name, _)| *name == RECORDED_TRAILER) {

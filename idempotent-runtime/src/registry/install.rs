@@ -125,7 +125,7 @@ impl Registry {
         }
         let Some((one, other)) = scopes::conflicts(policies.into_iter()).next() else { return Ok(()) };
         let (scope, first, second) = (one.scope().to_owned(), one.to_string(), other.to_string());
-        Err(if one.has_default_scope() && other.has_default_scope() {
+        Err(if one.settings().has_default_scope && other.settings().has_default_scope {
             InstallError::SharedDefaultScope { scope, first, second }
         } else {
             InstallError::SharedScope { scope, first, second }
@@ -164,7 +164,7 @@ impl Registry {
         self.begin_series();
         for (first, second) in scopes::conflicts(written_policies()) {
             // Requests of handlers with the same default scope are rejected, and each rejection tells the reason.
-            if !(first.has_default_scope() && second.has_default_scope()) {
+            if !(first.settings().has_default_scope && second.settings().has_default_scope) {
                 telemetry::shared_scope(first, second);
             }
         }

@@ -164,7 +164,7 @@ impl Registry {
     /// Returns the store of the handler; `None` if this registry cannot serve the handler.
     pub(crate) fn store_for(&self, policy: &Policy) -> Option<&StoreHandle> {
         // `install` would have reported this. A layer learns of handlers only from their requests.
-        if policy.has_default_scope() && shared_default_scopes().contains(policy.scope()) {
+        if policy.settings().has_default_scope && shared_default_scopes().contains(policy.scope()) {
             return None;
         }
         #[cfg(feature = "metrics")]
@@ -289,7 +289,7 @@ fn shared_default_scopes() -> &'static HashSet<&'static str> {
     static SHARED: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
         let mut seen = HashSet::new();
         written_policies()
-            .filter(|policy| policy.has_default_scope())
+            .filter(|policy| policy.settings().has_default_scope)
             .map(Policy::scope)
             .filter(|scope| !seen.insert(*scope))
             .collect()

@@ -212,7 +212,7 @@ impl Execution {
     }
 
     /// Makes this the transaction of the run. Returns false if the run already has one.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "__transactions")]
     pub(crate) fn join(&self, transaction: Arc<dyn HandlerTransaction>) -> bool {
         match &self.arrival.ownership {
             Some(ownership) => {

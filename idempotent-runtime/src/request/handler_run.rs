@@ -18,7 +18,7 @@ use crate::request::covered_run::CoveredRun;
 use crate::request::guarded_run::Permits;
 use crate::request::keyed_request::KeyedRequest;
 use crate::request::settle::Claimed;
-use crate::request::settle_transaction::{InTransaction, TransactionClaim};
+use crate::request::settle_transaction::{InTransaction, RecordedClaim};
 use crate::step::names::Owners;
 use crate::step::steps::Steps;
 use crate::store::claim::ClaimRequest;
@@ -101,7 +101,7 @@ impl KeyedRequest {
         run.guard.execution().grant(self.key, self.record_key, downstream, attempt);
         // No claim exists that could outlive a lease, so the record is kept for the policy's ttl.
         let request = ClaimRequest { ttl: run.classifier.policy.ttl(), ..self.request };
-        let claim = Some(TransactionClaim { key: self.stored_key, request });
+        let claim = Some(RecordedClaim { key: self.stored_key, request });
         HandlerRun::InTransaction(Box::new(InTransaction { store: self.store, transaction, claim, run }))
     }
 

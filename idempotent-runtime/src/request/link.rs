@@ -65,7 +65,7 @@ impl Execution {
 
     /// For the guard of a request without a key: returns its execution if an extractor may use it, as `Tx` does.
     pub(crate) fn of_unkeyed_guard(extensions: &mut Extensions) -> Option<Arc<Self>> {
-        let has_transactions = cfg!(any(feature = "postgres", feature = "sqlite"));
+        let has_transactions = cfg!(feature = "__transactions");
         (has_transactions || extensions.get::<Link>().is_some()).then(|| Self::of_guard(extensions))
     }
 

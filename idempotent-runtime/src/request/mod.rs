@@ -28,10 +28,10 @@
 //!     │         a transaction leaves nothing
 //!     ▼
 //!  respond      decides by the policy whether the response is recorded: response_body, response_mark; settle calls it
-//!     │            └──────────────▶ of unknown length: is sent from here on, and settled at its end: streaming
 //!     │         a crash leaves the same
 //!     ▼
-//!  settle       completes, releases or keeps the claim, and wakes waiting requests; settle_transaction commits or rolls back
+//!  settle       completes, releases or keeps the claim, and wakes waiting requests; settle_transaction commits or rolls back;
+//!               streaming sends a response of unknown length and settles the claim before its end
 //!               a crash before the store has answered leaves the same; after that, every retry gets the record
 //! ```
 //!

@@ -75,7 +75,7 @@ impl Ownership {
     }
 
     /// Adds a transaction that one of the two handlers has asked for.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "__transactions")]
     pub(super) fn offer(&self, transaction: &Arc<dyn HandlerTransaction>) {
         lock(&self.0).transactions.push(Arc::downgrade(transaction));
     }

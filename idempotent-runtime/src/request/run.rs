@@ -105,8 +105,10 @@ pub(super) enum Stage {
     /// The handler's future owns the gate, and evaluates the policy's expressions.
     Evaluating(oneshot::Receiver<Gate>),
     Identified(Gate),
+    /// The store answers the claim, or the transaction of a request without a key begins.
     Claiming(BoxFuture<'static, Result<HandlerRun, Response>>, Option<Unread>),
     Running(HandlerRun),
+    /// The claim is settled, or the rest of an upload is read before a request is answered without its handler.
     Settling(BoxFuture<'static, Response>),
     /// The request was answered without the handler.
     Answered(Response),

@@ -30,11 +30,12 @@ pub(super) struct InTransaction {
     pub(super) store: StoreHandle,
     pub(super) transaction: Arc<dyn HandlerTransaction>,
     /// `None` for a request without a key, for which nothing is recorded.
-    pub(super) claim: Option<TransactionClaim>,
+    pub(super) claim: Option<RecordedClaim>,
     pub(super) run: GuardedRun,
 }
 
-pub(super) struct TransactionClaim {
+/// The claim that is completed with the record in the transaction.
+pub(super) struct RecordedClaim {
     pub(super) key: RecordKey,
     pub(super) request: ClaimRequest,
 }
@@ -131,7 +132,7 @@ impl InTransaction {
     }
 
     async fn commit_now(&self, response: Response, record: Option<Record>, outcome: Outcome) -> Response {
-        let recording = record.zip(self.claim.as_ref()).map(|(record, TransactionClaim { key, request })| {
+        let recording = record.zip(self.claim.as_ref()).map(|(record, RecordedClaim { key, request })| {
             let may_be_awaited = matches!(self.run.classifier.policy.in_flight(), policy::values::InFlight::Wait(_));
             let place = Place { store: self.store.name(), key };
             let record = self.run.registry.at_rest().seal(place, &record, Some(request.ttl)).into_owned();

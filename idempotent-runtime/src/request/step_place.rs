@@ -112,7 +112,7 @@ impl Execution {
             // A middleware in front of a guard uses the same execution, but is not its handler.
             let is_handler = !Arc::ptr_eq(this, self) || !this.has_answered();
             match (this.identity.policy.get().filter(|_| is_handler), this.run.step_context.target.get()) {
-                (Some(policy), _) => digest.add(policy.scope(), policy.function_path()),
+                (Some(policy), _) => digest.add(policy.scope(), policy.location().function_path()),
                 (None, Some((method, uri))) => digest.add(method.as_str(), uri.path()),
                 (None, None) => digest.add("", ""),
             }
@@ -128,7 +128,7 @@ impl Execution {
         let mut execution = self;
         while execution.claim.grant.get().is_none() && execution.identity.asked_for.get().is_none() {
             if let Some(policy) = execution.identity.policy.get() {
-                digest.add(policy.scope(), policy.function_path());
+                digest.add(policy.scope(), policy.location().function_path());
             }
             if let Some((method, uri)) = execution.run.step_context.target.get() {
                 digest.add(method.as_str(), uri.path_and_query().map_or("", |target| target.as_str()));

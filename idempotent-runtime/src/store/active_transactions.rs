@@ -1,4 +1,4 @@
-//! The keys of this process's handlers that run in a transaction: their claims have no row that others could see.
+//! The keys of this process's handlers that run in a transaction. Their claims have no row that others can see.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use crate::sync::{Mutex, lock};
 pub(super) struct ActiveTransactions(Mutex<HashMap<RecordKey, Fingerprint>>);
 
 impl ActiveTransactions {
-    /// What the handler that runs under the key was asked for.
+    /// Returns the fingerprint of the request whose handler runs under the key.
     pub(super) fn fingerprint(&self, key: &RecordKey) -> Option<Fingerprint> {
         lock(&self.0).get(key).copied()
     }
 
-    /// Marks the key as running until the answer is dropped; or what the handler that runs under it was asked for.
+    /// Marks the key as running until the returned guard is dropped. If a handler already runs under the key, returns
+    /// the fingerprint of its request as the error.
     pub(super) fn begin(self: &Arc<Self>, key: &RecordKey, fingerprint: Fingerprint) -> Result<ActiveKey, Fingerprint> {
         let mut running = lock(&self.0);
         if let Some(&fingerprint) = running.get(key) {

@@ -21,19 +21,17 @@ use crate::store::shortage;
 use crate::sync::tokio::time::Instant;
 use crate::transaction::transactions::Transactions;
 
-/// A call that hangs is cut off and counts as unreachable.
+/// A store whose calls have a time limit. A call that exceeds it fails: the store counts as unreachable unless it
+/// answers other calls.
 pub(crate) struct BoundedStore {
     name: Box<str>,
     store: Arc<dyn ErasedStore>,
     limit: Duration,
     meter: StoreMeter,
     line: Arc<WaitingLine>,
-    /// The line of calls that wait for a transaction. Handlers hold transactions for as long as they run, so the pace of this line says
-    /// nothing about other calls.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "sqlite")),
-        allow(dead_code, reason = "there are no transactions")
-    )]
+    /// The line of calls that wait for a transaction. Handlers hold transactions for as long as they run, so the pace
+    /// of this line says nothing about other calls.
+    #[cfg_attr(not(feature = "__transactions"), allow(dead_code, reason = "there are no transactions"))]
     transaction_line: Arc<WaitingLine>,
 }
 
@@ -53,17 +51,17 @@ impl BoundedStore {
         &self.name
     }
 
-    /// How long one call may take.
+    /// Returns the time that one call may take.
     pub(crate) fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// The same store, if it answers at once.
+    /// Returns the store if it answers at once.
     pub(crate) fn immediate(&self) -> Option<Immediate<'_>> {
         Some(Immediate { store: self.store.immediate()?, meter: &self.meter })
     }
 
-    /// The answer to a claim, if it is there without waiting.
+    /// Returns the answer to a claim if it is available without waiting.
     pub(crate) fn claim_now(&self, key: &RecordKey, request: ClaimRequest) -> Option<Result<Claim, StoreError>> {
         if let Some(store) = self.store.immediate() {
             return Some(self.meter.measure_now(Op::Claim, || store.claim_now(key, request)));
@@ -82,7 +80,7 @@ impl BoundedStore {
         self.bounded(Op::Renew, self.store.renew(key, token, lease)).await
     }
 
-    /// One answer for each renewal, or one error if the store renewed nothing within this time.
+    /// Returns one answer for each renewal, or one error if the store renewed nothing within this time.
     pub(crate) async fn renew_many(
         &self,
         renewals: &[Renewal],
@@ -91,7 +89,7 @@ impl BoundedStore {
         let renewing = async {
             let mut answers = self.store.renew_many(renewals).await;
             if answers.iter().all(Result::is_err) {
-                // The first one speaks for all.
+                // The first error is reported for all renewals.
                 return answers.swap_remove(0).map(|_| Vec::new());
             }
             Ok(answers)
@@ -117,12 +115,12 @@ impl BoundedStore {
         self.bounded(Op::Release, self.store.release(key, token)).await
     }
 
-    /// Keeps the record of a step.
+    /// Extends the time for which the record of a step is kept.
     pub(crate) async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
         self.bounded(Op::Renew, self.store.extend(key, ttl)).await
     }
 
-    /// Without a limit: the waiter has one.
+    /// Has no limit, because the waiting request has one.
     pub(crate) async fn changed(&self, key: &RecordKey) {
         self.store.changed(key).await;
     }
@@ -131,7 +129,7 @@ impl BoundedStore {
         self.store.transactions()
     }
 
-    /// Whether a handler's transaction holds the key, so far as the store can tell: it has no row.
+    /// Returns whether a handler's transaction holds the key, as far as the store can tell. Such a key has no row.
     pub(crate) async fn is_in_transaction(&self, key: &RecordKey) -> Result<bool, StoreError> {
         match self.transactions() {
             Some(transactions) => self.bounded(Op::Get, transactions.holder.holds(key)).await,
@@ -148,9 +146,9 @@ impl BoundedStore {
         self.bounded(Op::Get, self.store.get(key)).await
     }
 
-    /// An error of a call that writes proves nothing: no answer may have come because the process stood still or others hold a
-    /// lock, and a server that answers may take no writes. A look that reads only tells whether the store can be asked; it tells
-    /// nothing if this process cannot open a connection.
+    /// Returns `error` as the error of a busy store, unless a read shows that the store is unreachable. A write also
+    /// fails if the process was paused, others hold a lock, or the server takes no writes. A failed read proves nothing
+    /// if this process cannot open a connection.
     pub(crate) async fn look_after(&self, error: StoreError, key: &RecordKey) -> StoreError {
         match self.get(key).await {
             Err(look) if look.is_unreachable() && !shortage::lacks_files() => error,
@@ -173,7 +171,7 @@ impl BoundedStore {
         self.bounded(Op::Resolve, self.store.resolve(key, token, resolution)).await
     }
 
-    /// Without a limit: a listing may take longer than a request can wait.
+    /// Has no limit, because a listing may take longer than a request can wait.
     #[cfg(feature = "inspector")]
     pub(crate) async fn list(
         &self,
@@ -183,7 +181,7 @@ impl BoundedStore {
         self.store.list(cursor, limit).await
     }
 
-    /// As [`list`](Self::list).
+    /// Has no limit, like [`list`](Self::list).
     #[cfg(feature = "inspector")]
     pub(crate) async fn claims(
         &self,
@@ -193,8 +191,9 @@ impl BoundedStore {
         self.store.claims(cursor, limit).await
     }
 
-    /// Repeats a call that fails until it succeeds, as long as one that hangs would take, but at least once: a call that hung
-    /// may have met a moment of load. What cannot be read, or is too large, stays so.
+    /// Repeats a call that fails, until it succeeds or the limit for one call has passed, but at least once: the first
+    /// call may have failed because of a short load. An entry that cannot be read and a rejected record are not tried
+    /// again.
     pub(crate) async fn persistently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -215,7 +214,7 @@ impl BoundedStore {
         }
     }
 
-    /// Cuts `call` off when the limit is over.
+    /// Cancels `call` when the limit has passed.
     pub(crate) async fn bounded<T>(
         &self,
         op: Op,
@@ -224,8 +223,8 @@ impl BoundedStore {
         self.meter.measure(op, self.in_line(&self.line, op, call)).await
     }
 
-    /// The same for a call that begins a transaction.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    /// Does the same as [`bounded`](Self::bounded) for a call that begins a transaction.
+    #[cfg(feature = "__transactions")]
     pub(crate) async fn bounded_begin<T>(
         &self,
         op: Op,
@@ -243,7 +242,7 @@ impl BoundedStore {
         let (limit, begun) = (self.limit(), Instant::now());
         let (ahead, sent) = (line.held_back(), line.sent());
         let too_long = || held_up(line, begun, LineTooLong { ahead, limit });
-        // What runs already must be recorded: only what has not begun is turned away.
+        // A handler that runs must be recorded, so only claims are rejected.
         let is_claim = matches!(op, Op::Claim);
         if is_claim && line.is_too_long(ahead, limit) {
             return Err(too_long());
@@ -253,14 +252,14 @@ impl BoundedStore {
         let deadline = Deadline::after(limit);
         let mut asking = pin!(Arc::clone(&this).scope(call));
         let in_time = poll_fn(|cx| {
-            // Its turn has come too late: begun only to be cut off, it would take its connection along.
+            // The turn came too late. If the call began now, it would be cancelled and its connection closed.
             if deadline.is_over() && this.withdraw() {
                 return Poll::Ready(Err(held_up(line, begun, NoTurn(limit))));
             }
             asking.as_mut().poll(cx)
         });
         let mut answering = pin!(deadline.bound(in_time));
-        // How long the line takes may show only while the call waits. Each look of many that wait costs those that are served.
+        // The pace of the line may become known only while the call waits. Each check delays the calls that are served.
         for pause in [limit / 2, limit / 4] {
             if !is_claim || ahead < SHORT {
                 break;
@@ -277,10 +276,10 @@ impl BoundedStore {
     }
 }
 
-/// If so many calls wait in front of it, a call looks whether it can still be served in time.
+/// The number of waiting calls from which on a call checks whether the store can still serve it in time.
 const SHORT: usize = 64;
 
-/// A call that was never sent had no effect, also if its store reports another error.
+/// Converts the answer. A call that was never sent had no effect, even if its store says otherwise.
 fn result_of<T>(
     line: &WaitingLine,
     call: &Call,
@@ -305,7 +304,7 @@ fn result_of<T>(
     }
 }
 
-/// A call that was never sent: a store that answers others is not unreachable, whatever makes it slow.
+/// Returns the error of a call that was never sent. A store that answers other calls is busy, not unreachable.
 fn held_up(
     line: &WaitingLine,
     begun: Instant,

@@ -1,8 +1,8 @@
-//! A store in front of another store: it keeps the records that this process makes in memory, so that their replays do not ask
-//! the other store.
+//! A cache in front of a store. It keeps in memory the records that this process makes, so their replays do not ask the
+//! store.
 //!
-//! A record never changes before its ttl expires, but it can be purged: after a purge by another process, the cache still has
-//! it for up to `max_age`.
+//! A record never changes before its ttl expires, but it can be purged. After a purge by another process, the cache
+//! still has the record for up to `max_age`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(crate) struct CachedStore {
 }
 
 impl CachedStore {
-    /// The store behind a cache, or the store itself if it answers at once.
+    /// Returns the store behind a cache, or the store itself if it answers at once.
     pub(crate) fn in_front_of(
         store: Arc<dyn ErasedStore>,
         max_bytes: usize,
@@ -45,7 +45,7 @@ impl CachedStore {
     }
 }
 
-/// Each forwarded call is written out: a provided method would let a new one of the contract pass the kept records unnoticed.
+/// Forwards each call explicitly. With provided methods, a new method of the contract could bypass the cache unnoticed.
 impl ErasedStore for CachedStore {
     fn at_hand(&self, key: &RecordKey) -> Option<Record> {
         self.records.get(key)
@@ -64,7 +64,7 @@ impl ErasedStore for CachedStore {
     }
 
     fn complete<'a>(&'a self, key: &'a RecordKey, token: Token, record: Record, ttl: Duration) -> Answer<'a, Held> {
-        // Only another attempt asks for the result of a step.
+        // The results of steps are not cached, because only another attempt reads them.
         if key.step_of().is_some() {
             return self.store.complete(key, token, record, ttl);
         }
@@ -82,7 +82,7 @@ impl ErasedStore for CachedStore {
         self.store.release(key, token)
     }
 
-    /// Of a step, of which the cache keeps nothing.
+    /// Extends the record of a step, which the cache does not keep.
     fn extend<'a>(&'a self, key: &'a RecordKey, ttl: Duration) -> Answer<'a, Held> {
         self.store.extend(key, ttl)
     }
@@ -109,7 +109,7 @@ impl ErasedStore for CachedStore {
         Box::pin(async move {
             let found = self.store.get(key).await;
             if let Ok(None) = found {
-                // Another process may have purged it.
+                // Another process may have purged the record.
                 self.records.forget(key);
             }
             found
@@ -119,7 +119,8 @@ impl ErasedStore for CachedStore {
     #[cfg(feature = "inspector")]
     fn purge<'a>(&'a self, key: &'a RecordKey) -> Answer<'a, bool> {
         Box::pin(async move {
-            // Even after an error, and after a limit that drops this future: only the store knows from now on.
+            // The key is forgotten even after an error, and when a time limit drops this future. From now on only the
+            // store knows its state.
             let _forgetting = Forgetting { records: &self.records, key };
             self.store.purge(key).await
         })
@@ -133,7 +134,7 @@ impl ErasedStore for CachedStore {
         resolution: crate::store::resolution::Resolution,
     ) -> Answer<'a, crate::store::resolution::Resolved> {
         Box::pin(async move {
-            // As a purge: what is at hand of this key is older than its claim.
+            // A record that the cache has for this key is older than the claim, so it is forgotten as in a purge.
             let _forgetting = Forgetting { records: &self.records, key };
             self.store.resolve(key, token, resolution).await
         })
@@ -154,19 +155,20 @@ impl ErasedStore for CachedStore {
     }
 }
 
-/// What an entry is counted for beside its key and payload: its places in the cache, and a few header lines.
+/// The bytes that an entry counts for beside its key and payload: its places in the cache, and a few header lines.
 const ENTRY_BYTES: usize = 512;
 
-/// What a header line takes beside its text.
+/// The bytes that a header line takes beside its text.
 const LINE_BYTES: usize = 96;
 
 struct RecordCache {
     records: Cache<RecordKey, Arc<Kept>, ByBytes>,
     max_age: Duration,
-    /// When the store was last known not to have a key, for each of a few groups of keys: what another key came to says nothing.
+    /// The time at which the store last had no entry for a key, for each of a few groups of keys. An absent key keeps
+    /// only records of its own group out of the cache.
     last_absences: [Mutex<Option<Instant>>; 64],
     groups: RandomState,
-    /// When all entries were last looked at for those whose time is over.
+    /// The time at which expired entries were last deleted.
     deleted_at: Mutex<Instant>,
 }
 
@@ -188,7 +190,8 @@ impl Weighter<RecordKey, Arc<Kept>> for ByBytes {
 impl RecordCache {
     fn new(max_bytes: usize, max_age: Duration) -> Self {
         let mut options = OptionsBuilder::new();
-        // In one piece: of several, each would have a part of the bound, and take no record that is larger.
+        // One shard: each of several would have only a part of the limit, and would take no record that is larger than
+        // its part.
         options.shards(1).estimated_items_capacity(max_bytes / (2 * ENTRY_BYTES)).weight_capacity(max_bytes as u64);
         let options = options.build().expect("both capacities are set");
         Self {
@@ -215,13 +218,13 @@ impl RecordCache {
         Some(kept.record.clone())
     }
 
-    /// Takes in what the store was asked to keep at `asked_at`.
+    /// Caches a record that the store was asked to keep at `asked_at`.
     ///
-    /// An earlier call may have had its effect although its answer was lost, so the store may have kept the record since then.
-    /// No call is older than the record itself.
+    /// The ttl counts from the time of the record. An earlier call may have taken effect although its answer was lost,
+    /// so the store may have kept the record since then. No call is older than the record.
     fn keep(&self, key: &RecordKey, record: Record, asked_at: Instant, ttl: Duration) {
         let Ok(age) = SystemTime::now().duration_since(record.recorded_at) else {
-            // The clock was set back meanwhile: the age is unknown.
+            // The clock was set back meanwhile, so the age is unknown.
             return;
         };
         self.delete_expired();
@@ -229,13 +232,13 @@ impl RecordCache {
         let until = Deadline::after(ttl.min(self.max_age).saturating_sub(age));
         let last_absence = lock(self.last_absence(key));
         if last_absence.is_some_and(|absent_at| asked_at <= absent_at) {
-            // It may be this one that was purged, between the store's write and its answer.
+            // The absent key may be this one: it was purged between the store's write and its answer.
             return;
         }
         self.records.insert(key.clone(), Arc::new(Kept { record, until }));
     }
 
-    /// Frees expired entries, at most once in so long that it costs little.
+    /// Deletes expired entries, at most once in half of `max_age`, so that it costs little.
     fn delete_expired(&self) {
         {
             let mut deleted_at = lock(&self.deleted_at);
@@ -247,14 +250,15 @@ impl RecordCache {
         self.records.retain(|_, kept| !kept.until.is_over());
     }
 
-    /// The store has just purged it, or does not have it.
+    /// Removes the record of a key that the store has just purged or does not have.
     fn forget(&self, key: &RecordKey) {
         *lock(self.last_absence(key)) = Some(Instant::now());
         self.records.remove(key);
     }
 }
 
-/// The record in memory of its own. Body and header values may be slices, which keep the whole buffers alive that they were cut from.
+/// Copies the record to memory of its own. Its body and header values may be slices, which keep alive the whole buffers
+/// that they are part of.
 fn copied(record: Record) -> Record {
     let body = match record.body {
         RecordedBody::Whole(body) => RecordedBody::Whole(Bytes::copy_from_slice(&body)),

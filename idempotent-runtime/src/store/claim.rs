@@ -1,4 +1,4 @@
-//! The words of a claim: what is asked for, and what is answered.
+//! The types of a claim: the request and the answer.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +11,7 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::Record;
 
-/// What a claim asks for.
+/// The request for a claim.
 ///
 /// # Examples
 ///
@@ -29,28 +29,30 @@ use crate::record::Record;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClaimRequest {
-    /// Chosen by the claimant, so that a repeated call recognises its own claim.
+    /// The token that the claimant chose. A repeated call recognises its own claim by it.
     pub token: Token,
     /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
-    /// The fingerprint of the same request under an earlier secret of the registry. A claim that has it may be taken over as well, and
-    /// then has the new [`fingerprint`](Self::fingerprint).
+    /// The fingerprint of the same request under an earlier secret of the registry. The request may take over a claim
+    /// with this fingerprint too. The claim then has the new [`fingerprint`](Self::fingerprint).
     pub former_fingerprint: Option<Fingerprint>,
-    /// How long the claim is exclusive unless it is renewed.
+    /// The time for which the claim is exclusive unless it is renewed.
     pub lease: Duration,
-    /// How long the claim is kept after its last claim or renewal, under [`AfterCrash::Rerun`]. The engine asks for at least
-    /// twice the `lease`, whatever the policy's `ttl`, so a claim outlives its lease.
+    /// The time for which the claim is kept after its last claim or renewal, under [`AfterCrash::Rerun`]. The engine
+    /// asks for at least twice the `lease`, whatever the policy's `ttl`, so a claim outlives its lease.
     pub ttl: Duration,
     /// Whether a claim with an expired lease may be taken over. If not, the claim never expires.
     pub after_crash: AfterCrash,
-    /// Whom the entry counts for in a store with a bound. Without one, it counts for no client.
+    /// The client that the entry counts for in a store with a bound. Without an owner, it counts for no client.
     pub owner: Option<Owner>,
-    /// The token belongs to a running handler whose claim the store has lost. If this claim fails, the token must not be released.
+    /// Whether the token belongs to a running handler whose claim the store has lost. If this claim fails, the token
+    /// must not be released.
     pub(crate) is_of_running: bool,
 }
 
 impl ClaimRequest {
-    /// A request with the attribute's defaults: a lease of 30 seconds, a `ttl` of 24 hours, and [`AfterCrash::Rerun`].
+    /// Creates a request with the attribute's defaults: a lease of 30 seconds, a `ttl` of 24 hours, and
+    /// [`AfterCrash::Rerun`].
     pub const fn new(token: Token, fingerprint: Fingerprint) -> Self {
         Self {
             token,
@@ -64,25 +66,25 @@ impl ClaimRequest {
         }
     }
 
-    /// The same request with the token of another claimant.
+    /// Returns the same request with the token of another claimant.
     #[must_use]
     pub const fn with_token(self, token: Token) -> Self {
         Self { token, ..self }
     }
 
-    /// The same request with another [`fingerprint`](Self::fingerprint).
+    /// Returns the same request with another [`fingerprint`](Self::fingerprint).
     #[must_use]
     pub const fn with_fingerprint(self, fingerprint: Fingerprint) -> Self {
         Self { fingerprint, ..self }
     }
 
-    /// The same request with a [`former_fingerprint`](Self::former_fingerprint).
+    /// Returns the same request with a [`former_fingerprint`](Self::former_fingerprint).
     #[must_use]
     pub const fn with_former_fingerprint(self, fingerprint: Fingerprint) -> Self {
         Self { former_fingerprint: Some(fingerprint), ..self }
     }
 
-    /// Whether a claim with this fingerprint is one of the same request.
+    /// Returns whether a claim with this fingerprint is a claim of the same request.
     ///
     /// ```
     /// use idempotent_runtime::Fingerprint;
@@ -96,47 +98,50 @@ impl ClaimRequest {
         stored == self.fingerprint || Some(stored) == self.former_fingerprint
     }
 
-    /// The former fingerprint as an argument of a statement that compares both.
+    /// Returns the former fingerprint, or the new one if there is no former: a statement always compares both.
     #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(crate) fn other_fingerprint(&self) -> Fingerprint {
         self.former_fingerprint.unwrap_or(self.fingerprint)
     }
 
-    /// The same request with another [`lease`](Self::lease).
+    /// Returns the same request with another [`lease`](Self::lease).
     #[must_use]
     pub const fn with_lease(self, lease: Duration) -> Self {
         Self { lease, ..self }
     }
 
-    /// The same request with another [`ttl`](Self::ttl).
+    /// Returns the same request with another [`ttl`](Self::ttl).
     #[must_use]
     pub const fn with_ttl(self, ttl: Duration) -> Self {
         Self { ttl, ..self }
     }
 
-    /// The same request with another [`after_crash`](Self::after_crash).
+    /// Returns the same request with another [`after_crash`](Self::after_crash).
     #[must_use]
     pub const fn with_after_crash(self, after_crash: AfterCrash) -> Self {
         Self { after_crash, ..self }
     }
 
-    /// The same request with an [`owner`](Self::owner).
+    /// Returns the same request with an [`owner`](Self::owner).
     #[must_use]
     pub const fn with_owner(self, owner: Owner) -> Self {
         Self { owner: Some(owner), ..self }
     }
 
-    /// How long a claim is remembered whose record will be kept for `ttl`.
+    /// Returns the time for which a claim is kept whose record will be kept for `ttl`.
     ///
-    /// It outlives its lease: a claim that is forgotten when its lease expires would make the next attempt the first one.
+    /// A claim must outlive its lease. If it were deleted when its lease expires, the next attempt would be the first
+    /// one.
     pub(crate) fn remembered_for(ttl: Duration, lease: Duration) -> Duration {
         ttl.max(lease.saturating_mul(2))
     }
 }
 
-/// Whom an entry counts for in a store that bounds what one client may take: a digest of the caller, else of the credentials.
+/// The client that an entry counts for in a store that limits each client: a digest of the caller, or else of the
+/// credentials.
 ///
-/// All requests that have neither have one owner. The digest is keyed if the registry has a secret. It is equal in all scopes.
+/// All requests that have neither have one owner. If the registry has a secret, the digest is keyed. The digest is the
+/// same in all scopes.
 ///
 /// # Examples
 ///
@@ -149,12 +154,12 @@ impl ClaimRequest {
 pub struct Owner(u128);
 
 impl Owner {
-    /// The owner with this number.
+    /// Returns the owner with this number.
     pub const fn from_u128(number: u128) -> Self {
         Self(number)
     }
 
-    /// The owner as a number, as a store writes it.
+    /// Returns the owner as a number, as a store writes it.
     pub const fn as_u128(self) -> u128 {
         self.0
     }
@@ -167,26 +172,26 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// What a renewal asks for.
+/// The request for a renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Renewal {
-    /// The key.
+    /// The key of the claim.
     pub key: RecordKey,
-    /// Of the claim that is renewed.
+    /// The token of the claim.
     pub token: Token,
-    /// How long the claim is exclusive from now on.
+    /// The time for which the claim is exclusive from now on.
     pub lease: Duration,
 }
 
 impl Renewal {
-    /// A renewal of the claim that has this token.
+    /// Creates a renewal of the claim with this token.
     pub const fn new(key: RecordKey, token: Token, lease: Duration) -> Self {
         Self { key, token, lease }
     }
 }
 
-/// What a claim found under its key.
+/// The answer to a claim: the state of its key.
 ///
 /// # Examples
 ///
@@ -214,36 +219,37 @@ impl Renewal {
 pub enum Claim {
     /// The caller has the claim.
     Acquired {
-        /// 1 for the first claim. After a claim that was neither completed nor released, one more than that claim's.
+        /// The number of the attempt: 1 for the first claim. After a claim that was neither completed nor released, it
+        /// is one more than the number of that claim.
         attempt: u32,
     },
     /// Another claim exists, and its lease has not expired.
     InFlight {
-        /// The fingerprint of that request.
+        /// The fingerprint of the request that has the claim.
         fingerprint: Fingerprint,
     },
     /// Another claim exists. Its lease has expired, and this request may not take it over.
     Lapsed {
-        /// The fingerprint of that request.
+        /// The fingerprint of the request that has the claim.
         fingerprint: Fingerprint,
     },
     /// The key has a record.
     Completed(Record),
 }
 
-/// Whether the token held the claim when it was used.
+/// The result of a call that names a token: whether the token held the claim when it was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a lost claim means that another handler may run"]
 pub enum Held {
-    /// It held the claim, and the call took effect.
+    /// The token held the claim, and the call took effect.
     Yes,
-    /// It did not hold the claim, and nothing changed.
+    /// The token did not hold the claim, and nothing changed.
     No,
 }
 
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 impl Held {
-    /// Whether a write that names the token took effect.
+    /// Converts the result of a write that names the token.
     pub(crate) fn of(took_effect: bool) -> Self {
         if took_effect { Self::Yes } else { Self::No }
     }
@@ -264,8 +270,8 @@ impl Held {
 pub struct Token(pub(crate) u128);
 
 impl Token {
-    /// A token that no other claim of any process has: 48 random bits of this process, 42 of the time in milliseconds
-    /// since 1970, and 38 of a counter.
+    /// Creates a token that no other claim of any process has: 48 random bits of this process, 42 bits of the time in
+    /// milliseconds since 1970, and 38 bits of a counter.
     pub fn unique() -> Self {
         static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -275,9 +281,9 @@ impl Token {
         Self(process << 80 | millis << 38 | u128::from(count) & low_bits(38))
     }
 
-    /// When the token was made, by the clock of the process that made it. That is when its claim was sent.
+    /// Returns the time at which the token was made, by the clock of the process that made it. The claim was sent then.
     ///
-    /// Show it to people, and do not decide about leases by it. It is meaningful only for a token that
+    /// Show this time to people, and do not decide about leases by it. It is meaningful only for a token that
     /// [`unique`](Self::unique) made.
     ///
     /// ```
@@ -292,12 +298,12 @@ impl Token {
         UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
     }
 
-    /// The token with this number, as a store reads it back.
+    /// Returns the token with this number, as a store reads it.
     pub const fn from_u128(number: u128) -> Self {
         Self(number)
     }
 
-    /// The token as a number, as a store writes it.
+    /// Returns the token as a number, as a store writes it.
     pub const fn as_u128(self) -> u128 {
         self.0
     }

@@ -1,7 +1,7 @@
-//! Values as the SQL stores write them.
+//! Values in the form in which the SQL stores and Redis write them.
 
 use std::time::Duration;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::key::RecordKey;
@@ -9,32 +9,33 @@ use crate::store::claim::Token;
 use crate::store::entry::{DamagedEntry, Entry, Page};
 use crate::store::error::StoreError;
 
-/// The time of that many milliseconds since 1970; `None` where this machine's clock does not reach.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+/// Returns the time that many milliseconds after 1970, or `None` if this machine's clock cannot represent it.
+#[cfg(feature = "__transactions")]
 pub(super) fn time_of(unix_millis: i64) -> Option<SystemTime> {
     let distance = Duration::from_millis(unix_millis.unsigned_abs());
     if unix_millis < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
 }
 
-/// A span that can be added to now without overflow, and that a timestamp takes; a part of a millisecond counts as a
-/// whole one.
+/// Returns the span in milliseconds, rounded up. The result is at most a thousand years, so that it can be added to the
+/// current time without overflow and fits a timestamp.
 pub(super) fn span_millis(span: Duration) -> i64 {
     const THOUSAND_YEARS: i64 = 1000 * 365 * 24 * 60 * 60 * 1000;
     i64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(THOUSAND_YEARS).min(THOUSAND_YEARS)
 }
 
-/// 32 hexadecimal digits.
+/// Formats a token as 32 hexadecimal digits.
 pub(crate) fn token_text(token: Token) -> String {
     format!("{:032x}", token.as_u128())
 }
 
-/// The token back.
+/// Parses a token that [`token_text`] formatted.
 pub(crate) fn token_in(text: &str) -> Option<Token> {
     u128::from_str_radix(text, 16).ok().map(Token::from_u128)
 }
 
 impl Page {
-    /// Takes what was found under `key`. Anything but damage fails the page: it says nothing of this entry alone.
+    /// Adds the entry that was found under `key`. A damaged entry is listed as damaged. Any other error fails the page,
+    /// because it does not concern this entry alone.
     pub(super) fn add(&mut self, key: Option<RecordKey>, found: Result<Entry, StoreError>) -> Result<(), StoreError> {
         match found {
             Ok(entry) => self.entries.push(entry),

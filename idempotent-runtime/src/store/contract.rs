@@ -1,4 +1,4 @@
-//! The contract of a store: the trait, and the words in which it is asked and answers.
+//! The contract of a store: its traits.
 
 use std::future::Future;
 use std::time::Duration;
@@ -51,7 +51,7 @@ use crate::transaction::transactions::Transactions;
     note = "write `PostgresStore::new(pool)`, `SqliteStore::open(path).await?` or `RedisStore::connect(url).await?`"
 )]
 pub trait Store: Send + Sync + 'static {
-    /// Claims `key` for one caller. Every other caller learns what the key has. One round trip.
+    /// Claims `key` for one request. Every other request learns the state of the key. Takes one round trip.
     ///
     /// | the key has | the answer | what changes |
     /// |---|---|---|
@@ -65,22 +65,24 @@ pub trait Store: Send + Sync + 'static {
     /// | a record | [`Claim::Completed`] | nothing |
     ///
     /// Under [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) a claim is kept for `request.ttl` after its last claim or
-    /// renewal. That is at least twice its lease, so a claim outlives its lease: a request that comes in between is the next
-    /// attempt, not the first one.
+    /// renewal. The ttl is at least twice the lease, so a claim outlives its lease. A request that comes between the
+    /// end of the lease and the end of the ttl is the next attempt, not the first one.
     ///
     /// Under [`AfterCrash::Reject`](crate::AfterCrash::Reject) a claim never expires: it stays until it is completed,
     /// released, [resolved](StoreAdmin::resolve) or purged.
     ///
-    /// If the policy changes, the policy of the request decides. A claim that it takes over follows the request's rule. A
-    /// claim that it rejects never expires.
+    /// If the policy changes, the policy of the request decides. A claim that the request takes over follows the
+    /// request's policy. A claim that only [`AfterCrash::Reject`](crate::AfterCrash::Reject) of the request keeps from a
+    /// takeover never expires from then on.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Full`] if there is no room for a new claim: a store never evicts a live entry. [`StoreError::Damaged`]
-    /// if the entry cannot be read: if it counted as absent, the request would run twice.
+    /// [`StoreError::Full`] if there is no room for a new claim, because a store never evicts a live entry.
+    /// [`StoreError::Damaged`] if the entry cannot be read. If such an entry counted as absent, the request would run
+    /// twice.
     fn claim(&self, key: &RecordKey, request: ClaimRequest) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
-    /// Starts the lease again, for `lease` from now, if `token` still holds the claim. A `lease` of zero is allowed.
+    /// Renews the lease for `lease` from now if `token` still holds the claim. A `lease` of zero is allowed.
     fn renew(
         &self,
         key: &RecordKey,
@@ -88,8 +90,8 @@ pub trait Store: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
-    /// [`renew`](Self::renew) for many keys at once. Returns one answer for each, in the order of `renewals`. The provided
-    /// method calls `renew` for each of them concurrently.
+    /// Does the same as [`renew`](Self::renew) for many keys at once. Returns one answer for each renewal, in the order
+    /// of `renewals`. The provided method calls `renew` for each of them concurrently.
     ///
     /// The engine makes one such call at a time for a store, with at most 256 renewals. A renewal that fails must not fail
     /// the others. No renewal may delay claims or completions for longer than one such call takes.
@@ -97,11 +99,11 @@ pub trait Store: Send + Sync + 'static {
         join_all(renewals.iter().map(|renewal| self.renew(&renewal.key, renewal.token, renewal.lease)))
     }
 
-    /// Turns the claim of `token` into `record`, kept for `ttl` from now. One round trip.
+    /// Replaces the claim of `token` by `record`, which is kept for `ttl` from now. Takes one round trip.
     ///
-    /// Once this has returned [`Held::Yes`], a retry gets the record, even after a crash, as far as the store is durable. A
-    /// second call with the same token returns [`Held::Yes`] and changes nothing. A full store still accepts the record of a
-    /// claim that it granted.
+    /// Once this has returned [`Held::Yes`], a retry gets the record, even after a crash, as far as the store is
+    /// durable. A second call with the same token returns [`Held::Yes`] and changes nothing. A full store still accepts
+    /// the record of a claim that it granted.
     fn complete(
         &self,
         key: &RecordKey,
@@ -110,26 +112,28 @@ pub trait Store: Send + Sync + 'static {
         ttl: Duration,
     ) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
-    /// Ends the claim of `token`: `key` has no entry afterwards. A record is not touched.
+    /// Ends the claim of `token`, so that `key` has no entry. A record is not changed.
     ///
-    /// If `token` has neither a claim nor a record under `key`, a claim by `token` may still be on its way to the store. Under
-    /// [`AfterCrash::Reject`](crate::AfterCrash::Reject) that claim must fail when it arrives, for at least a day, because
-    /// nothing would run under it and it would reject its key forever. That holds whatever happens to the key in between:
-    /// requests with other tokens may claim, release or complete it, and their entries may expire or be purged. Under
-    /// [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) the late claim may be granted: it ends with its lease.
+    /// If `token` has neither a claim nor a record under `key`, a claim by `token` may still be on its way to the
+    /// store. Under [`AfterCrash::Reject`](crate::AfterCrash::Reject) the store must fail that claim for at least a
+    /// day: no handler would run under it, and it would reject its key forever. This holds whatever happens to the key
+    /// in between: requests with other tokens may claim, release or complete it, and their entries may expire or be
+    /// purged. Under [`AfterCrash::Rerun`](crate::AfterCrash::Rerun) the store may grant the late claim, because it
+    /// ends with its lease.
     ///
-    /// Claims by other tokens are not affected. [`get`](StoreAdmin::get), [`list`](StoreAdmin::list) and [`purge`](StoreAdmin::purge) do not
-    /// show what a store keeps for this.
+    /// Claims by other tokens are not affected. [`get`](StoreAdmin::get), [`list`](StoreAdmin::list) and
+    /// [`purge`](StoreAdmin::purge) do not show the tokens that a store keeps for this.
     fn release(&self, key: &RecordKey, token: Token) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
-    /// Keeps the record of `key` for `ttl` from now, whatever was left of its time. A claim is not touched. Returns [`Held::No`]
-    /// if the key has no record.
+    /// Keeps the record of `key` for `ttl` from now, whatever time it had left. A claim is not changed. Returns
+    /// [`Held::No`] if the key has no record.
     ///
-    /// [`Duration::MAX`] means that the record does not expire: the handler of the step runs under
-    /// [`AfterCrash::Reject`](crate::AfterCrash::Reject). A store that adds it to a clock unchecked panics.
+    /// [`Duration::MAX`] means that the record does not expire, because the handler of the step runs under
+    /// [`AfterCrash::Reject`](crate::AfterCrash::Reject). Do not add it to a time unchecked: that panics.
     ///
-    /// The engine keeps the results of steps by it for as long as their handler runs. The provided method does nothing: a step's
-    /// result is then kept for the policy's `ttl` from its end on, and runs again in an attempt that reaches it later.
+    /// The engine calls this to keep the results of steps for as long as their handler runs. The provided method does
+    /// nothing. The result of a step is then kept for the policy's `ttl` from the end of the step. An attempt that
+    /// reaches the step later runs it again.
     fn extend(&self, key: &RecordKey, ttl: Duration) -> impl Future<Output = Result<Held, StoreError>> + Send {
         let _ = (key, ttl);
         std::future::ready(Ok(Held::No))
@@ -137,35 +141,37 @@ pub trait Store: Send + Sync + 'static {
 
     /// Resolves when the entry of `key` may have changed, in any process.
     ///
-    /// The engine polls it once before it looks at the entry, and not again until that look is done. The first poll must
-    /// subscribe, so that no change is missed. It must not hold anything that the look needs, such as a connection.
+    /// The engine polls the future once before it reads the entry, and does not poll it again until it has read the
+    /// entry. The first poll must subscribe, so that no change is missed. After it, the future must not hold anything
+    /// that the read needs, such as a connection.
     ///
-    /// This is a hint that lets a waiting request look at once. It may resolve too often or, as in the provided method,
-    /// never. The engine learns of changes in its own process without it.
+    /// This is a hint that lets a waiting request look at once. The future may resolve too often or, as in the provided
+    /// method, never. The engine learns of changes in its own process without it.
     fn changed(&self, key: &RecordKey) -> impl Future<Output = ()> + Send {
         let _ = key;
         std::future::pending()
     }
 
-    /// The transactions of the store's database, for handlers that take a `Tx`. The provided method returns none.
+    /// Returns the transactions of the store's database, for handlers that take a `Tx`. The provided method returns
+    /// none.
     ///
     /// A store that wraps another store returns the transactions of that store.
     fn transactions(&self) -> Option<Transactions> {
         None
     }
 
-    /// The same store, if it never waits before it answers. The provided method returns `None`.
+    /// Returns the same store if it never waits before it answers. The provided method returns `None`.
     ///
-    /// For such a store the engine saves a boxed future and a timer.
+    /// With such a store the engine saves a boxed future and a timer.
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
         None
     }
 }
 
-/// What operators, the inspector and waiting requests ask of a store: they look at entries and remove them.
+/// The methods for operators, the inspector, metrics and waiting requests, which look at entries and end them.
 ///
-/// A [`Registry`](crate::Registry) needs both traits. The future of each method can be dropped at any await: a dropped call may
-/// have taken effect or not, but never half.
+/// A [`Registry`](crate::Registry) needs both traits. The future of each method can be dropped at any await. A dropped
+/// call must have its whole effect or none.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the store of a registry",
     label = "expected `MemoryStore`, `SqliteStore`, `RedisStore`, `PostgresStore`, or a store of your own",
@@ -174,22 +180,24 @@ pub trait Store: Send + Sync + 'static {
     note = "a store of your own needs `Store` and `StoreAdmin`"
 )]
 pub trait StoreAdmin: Store {
-    /// The entry of `key`, for operators.
+    /// Returns the entry of `key`.
     ///
     /// # Errors
     ///
     /// [`StoreError::Damaged`] if the entry cannot be read, as from [`claim`](Store::claim).
     fn get(&self, key: &RecordKey) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
 
-    /// Removes the entry of `key`, a claim or a record. Returns false if there was none. An entry that cannot be read is
-    /// removed too, and counts.
+    /// Removes the entry of `key`, a claim or a record. Returns false if there was none. An entry that cannot be read
+    /// is removed too, and the answer is true.
     ///
-    /// The next request runs the handler again, so this is for operators who know that it may. A handler that still runs
-    /// keeps its key in its own process, and claims it again at its next renewal or when it records. If another process
-    /// claims the key before that, the request is executed twice, and the first handler can no longer record.
+    /// The next request runs the handler again, so only operators who know that this is safe should call it. A handler
+    /// that still runs keeps its key in its own process, and claims it again at its next renewal or when it records. If
+    /// another process claims the key before that, the request is executed twice, and the first handler can no longer
+    /// record.
     fn purge(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Ends the claim of `token`, of which an operator has found out whether its request was executed. One atomic step.
+    /// Ends the claim of `token` after an operator has found out whether its request was executed. The call is one
+    /// atomic step.
     ///
     /// | the key has | the answer | what changes |
     /// |---|---|---|
@@ -202,12 +210,12 @@ pub trait StoreAdmin: Store {
     /// effect and the answer is [`Resolved::StillRunning`], or the claim is resolved and the renewal fails. Requests that wait
     /// for the key are woken as by a completion.
     ///
-    /// A record is never changed, nor one without a body: it is known that its request was executed. The keys of steps have
-    /// claims of their own.
+    /// A record is never changed, even if it has no body, because its request is known to be executed. The keys of
+    /// steps have claims of their own.
     ///
     /// # Errors
     ///
-    /// If the store cannot be asked, or does not take the record ([`StoreError::RecordRejected`]). After
+    /// Fails if the store cannot be asked, or does not take the record ([`StoreError::RecordRejected`]). After
     /// [`StoreError::Unavailable`] the resolution may have taken effect or not: look at the entry again.
     fn resolve(
         &self,
@@ -216,20 +224,20 @@ pub trait StoreAdmin: Store {
         resolution: Resolution,
     ) -> impl Future<Output = Result<Resolved, StoreError>> + Send;
 
-    /// Deletes one batch of expired entries. Returns how many it deleted; 0 if none are left.
+    /// Deletes one batch of expired entries. Returns how many it deleted, and 0 if none are left.
     ///
     /// The stores of this crate do this by themselves. Call it to delete expired entries at once.
     fn delete_expired(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
-    /// How many outcomes are unknown in each scope: claims that never expire and whose lease has expired. A scope without any
-    /// is left out.
+    /// Returns the number of unknown outcomes in each scope. Such an outcome is a claim that never expires and whose
+    /// lease has expired. A scope without unknown outcomes is left out.
     ///
     /// The engine calls it every few seconds, so it must not read the whole store. A store uses an index, and counts at most
     /// [`UNKNOWN_OUTCOMES_COUNTED`]. The provided method reads that many entries of the listing.
     ///
     /// # Errors
     ///
-    /// If the store cannot be asked. A damaged entry is no error, and is not counted.
+    /// Fails if the store cannot be asked. A damaged entry is no error, and is not counted.
     fn unknown_outcomes(&self) -> impl Future<Output = Result<UnknownOutcomes, StoreError>> + Send {
         async {
             let (mut unknown, mut cursor, mut seen) = (UnknownOutcomes::new(), None, 0);
@@ -248,16 +256,18 @@ pub trait StoreAdmin: Store {
         }
     }
 
-    /// One page of at most `limit` live and damaged entries, in an order that the store chooses.
+    /// Returns one page of at most `limit` live and damaged entries, in an order that the store chooses.
     ///
-    /// Following [`Page::next`] to the end returns every entry that exists all the time exactly once. A page may have fewer entries
-    /// than asked for, or none, and still a next one: so a store can limit how long a page takes.
+    /// Following [`Page::next`] to the end returns exactly once every entry that exists all the time. A page may have
+    /// fewer entries than asked for, or none, and still have a next page. So a store can limit how long a page takes.
     fn list(&self, cursor: Option<Cursor>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// One page of the claims alone, as [`list`](Self::list) returns all entries; `None` if the store has no index of them.
+    /// Returns one page of the claims alone, as [`list`](Self::list) does for all entries. Returns `None` if the store
+    /// has no index of claims.
     ///
-    /// Operators find by it what runs and what is stuck, however many records there are. So it must not read the whole store. The
-    /// provided method returns `None`: the claims are then those among the entries that a listing has reached.
+    /// Operators use it to find what runs and what is stuck, however many records there are. So it must not read the
+    /// whole store. The provided method returns `None`. Operators then see only the claims among the entries that a
+    /// listing has reached.
     fn claims(
         &self,
         cursor: Option<Cursor>,
@@ -268,19 +278,20 @@ pub trait StoreAdmin: Store {
     }
 }
 
-/// A store in this process's memory: it answers at once, by the rules of [`Store`].
+/// A store in this process's memory. It answers at once, by the rules of [`Store`].
 pub trait ImmediateStore: Send + Sync {
-    /// As [`Store::claim`].
+    /// Claims `key`, by the rules of [`Store::claim`].
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`Store::claim`].
     fn claim_now(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError>;
 
-    /// As [`Store::complete`], of a record that the caller keeps.
+    /// Completes a claim, by the rules of [`Store::complete`]. The record is borrowed, so the caller of this method
+    /// keeps it.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`Store::complete`].
     fn complete_now(&self, key: &RecordKey, token: Token, record: &Record, ttl: Duration) -> Result<Held, StoreError>;
 }

@@ -1,4 +1,4 @@
-//! What operators see of a store: entries, pages of them, and counts.
+//! The view that operators have of a store: entries, pages of entries, and counts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +10,10 @@ use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::store::claim::Token;
 
-/// How many unknown outcomes there are in each scope.
+/// The number of unknown outcomes in each scope.
 pub type UnknownOutcomes = BTreeMap<String, u64>;
 
-/// How many unknown outcomes a store counts at most, in all scopes together.
+/// The number of unknown outcomes at which a store stops counting, in all scopes together.
 pub const UNKNOWN_OUTCOMES_COUNTED: usize = 10_000;
 
 /// The claim or record of a key, without the body.
@@ -38,16 +38,17 @@ pub const UNKNOWN_OUTCOMES_COUNTED: usize = 10_000;
 pub struct Entry {
     /// The key.
     pub key: RecordKey,
-    /// What the request asked for.
+    /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
-    /// Claim or record.
+    /// The state: a claim or a record.
     pub state: EntryState,
-    /// How long it is still kept; `None` when it never expires, as the claim of a handler with [`AfterCrash::Reject`](crate::AfterCrash::Reject).
+    /// The time for which the entry is still kept. `None` if it never expires, like the claim of a handler with
+    /// [`AfterCrash::Reject`](crate::AfterCrash::Reject).
     pub expires_in: Option<Duration>,
 }
 
 impl Entry {
-    /// An entry of these parts.
+    /// Creates an entry of these parts.
     pub const fn new(
         key: RecordKey,
         fingerprint: Fingerprint,
@@ -57,8 +58,8 @@ impl Entry {
         Self { key, fingerprint, state, expires_in }
     }
 
-    /// Whether it is a claim that cannot be taken over and whose lease has expired. It is unknown whether its handler has
-    /// done its work.
+    /// Returns whether the entry is a claim whose lease has expired and which cannot be taken over. It is unknown
+    /// whether its handler has done its work.
     pub fn is_unknown_outcome(&self) -> bool {
         self.expires_in.is_none() && matches!(self.state, EntryState::Claimed { lease: None, .. })
     }
@@ -68,27 +69,27 @@ impl Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EntryState {
-    /// A handler runs, or ran in a process that died.
+    /// The key is claimed. The handler runs, or it ended or died without a record.
     Claimed {
-        /// How many times the key was claimed.
+        /// The number of the attempt.
         attempt: u32,
-        /// The rest of the lease; `None` if it has expired.
+        /// The rest of the lease, or `None` if it has expired.
         lease: Option<Duration>,
         /// The token of the claim, which contains the time of the claim ([`Token::created_at`]).
         token: Token,
     },
-    /// A handler has answered.
+    /// The key has a record.
     Completed {
         /// The status of the response.
         status: StatusCode,
-        /// The length of the recorded body in bytes; `None` if it was not recorded.
+        /// The length of the recorded body in bytes, or `None` if it was not recorded.
         body_bytes: Option<u64>,
-        /// When it was recorded.
+        /// The time at which the response was recorded.
         recorded_at: SystemTime,
     },
 }
 
-/// A place in a listing, in the store's own words.
+/// A place in a listing, in the store's own format.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Cursor(pub(crate) String);
 
@@ -100,7 +101,7 @@ impl fmt::Debug for Cursor {
 }
 
 impl Cursor {
-    /// The place that the store describes by this text.
+    /// Creates the place that the store describes by this text.
     ///
     /// ```
     /// use idempotent_runtime::store::Cursor;
@@ -111,7 +112,7 @@ impl Cursor {
         Self(text.into())
     }
 
-    /// The text that the store made.
+    /// Returns the text that the store made.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -121,14 +122,14 @@ impl Cursor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedEntry {
-    /// The key; `None` if the key itself cannot be read.
+    /// The key, or `None` if the key itself cannot be read.
     pub key: Option<RecordKey>,
-    /// What is wrong, in words that can be logged: no key, and nothing of a response.
+    /// The damage, in words that can be logged: they contain no key and nothing of a response.
     pub reason: String,
 }
 
 impl DamagedEntry {
-    /// A damaged entry whose key cannot be read either.
+    /// Creates a damaged entry whose key cannot be read either.
     ///
     /// ```
     /// use idempotent_runtime::RecordKey;
@@ -142,7 +143,7 @@ impl DamagedEntry {
         Self { key: None, reason: reason.into() }
     }
 
-    /// The same entry, whose key can be read.
+    /// Returns the same entry with a key that can be read.
     #[must_use]
     pub fn with_key(self, key: RecordKey) -> Self {
         Self { key: Some(key), ..self }
@@ -155,14 +156,14 @@ impl DamagedEntry {
 pub struct Page {
     /// The entries.
     pub entries: Vec<Entry>,
-    /// Damaged entries on this page: a damaged entry must not hide the others.
+    /// The damaged entries on this page. They are listed apart, so that a damaged entry does not hide the others.
     pub damaged: Vec<DamagedEntry>,
-    /// Where the next page begins; `None` after the last one.
+    /// The place at which the next page begins, or `None` after the last page.
     pub next: Option<Cursor>,
 }
 
 impl Page {
-    /// A page without damaged entries. An empty one is [`Page::default`].
+    /// Creates a page without damaged entries. [`Page::default`] is an empty page.
     pub const fn new(entries: Vec<Entry>, next: Option<Cursor>) -> Self {
         Self { entries, damaged: Vec::new(), next }
     }

@@ -1,4 +1,4 @@
-//! The object-safe twin of a store.
+//! The object-safe form of a store.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::store::entry::Entry;
 use crate::store::error::StoreError;
 use crate::transaction::transactions::Transactions;
 
-/// What a store answers.
+/// The future of a store's answer.
 pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
-/// The object-safe twin of [`Store`], so that the engine is compiled once for all of them.
+/// The object-safe form of [`Store`]. With it the engine is compiled once for all stores.
 pub(crate) trait ErasedStore: Send + Sync {
-    /// The record of the key, if a claim can be answered with it without asking the store.
+    /// Returns the record of the key if a claim can be answered with it without asking the store.
     fn at_hand(&self, key: &RecordKey) -> Option<Record> {
         let _ = key;
         None

@@ -1,11 +1,11 @@
-//! Why a store could not answer.
+//! The reasons why a store could not answer.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::store::shortage;
 
-/// Why a store could not answer.
+/// The reason why a store could not answer.
 ///
 /// # Examples
 ///
@@ -31,43 +31,47 @@ pub enum StoreError {
     /// The store cannot be reached, or the call waited too long for its turn. The call was not sent and never will be.
     #[error("the store could not be asked")]
     NotSent(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The store can be asked, and has no room for a new claim. Nothing was claimed.
+    /// The store can be asked, but has no room for a new claim. Nothing was claimed.
     #[error("the store is full")]
     Full,
-    /// The entries of this caller have taken its share of the store, and those of other callers have room. Nothing was claimed.
+    /// The entries of this caller have used up its share of the store. Entries of other callers still have room.
+    /// Nothing was claimed.
     #[error("the caller has used up its share of the store")]
     OverQuota,
     /// The store did not answer within the registry's time limit. The call may have taken effect.
     #[error("the store did not answer within {0:?}")]
     TimedOut(Duration),
-    /// The store does not take this record, however often it is asked: it is too large, or a limit of the database rejects it. The
-    /// claim is as it was.
+    /// The store will not take this record, however often it is asked. The record is too large, or a limit of the
+    /// database rejects it. The claim is unchanged.
     #[error("the store will never accept the record")]
     RecordRejected(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The entry of the key cannot be read. The request is rejected and never runs again.
+    /// The entry of the key cannot be read. The request is rejected, and its handler does not run until the entry is
+    /// purged.
     #[error("what is stored cannot be read: {0}")]
     Damaged(String),
 }
 
 impl StoreError {
-    /// The store failed for this reason.
+    /// Creates the error of a store that failed for this reason.
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unavailable(source.into())
     }
 
-    /// The call was not sent for this reason. It had no effect, so a claim need not be released.
+    /// Creates the error of a call that was not sent for this reason. It had no effect, so a claim need not be
+    /// released.
     pub fn not_sent(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::NotSent(source.into())
     }
 
-    /// The store can be asked, and takes no claims for this reason: nothing was claimed.
+    /// Creates the error of a store that can be asked, but takes no claims for this reason. Nothing was claimed.
     #[cfg(feature = "redis")]
     pub(crate) fn takes_no_claims(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::not_sent(TakesNoClaims(reason.into()))
     }
 
-    /// The store works, but has no time or resources for this call, which may have taken effect. A client can cause that, so
-    /// `on_store_error = "run"` runs no handler: see [`is_unreachable`](Self::is_unreachable).
+    /// Creates the error of a store that works, but has no time or resources for this call, which may have taken
+    /// effect. A client can cause that, so `on_store_error = "run"` runs no handler: see
+    /// [`is_unreachable`](Self::is_unreachable).
     ///
     /// ```
     /// use idempotent_runtime::store::StoreError;
@@ -80,7 +84,7 @@ impl StoreError {
         Self::unavailable(Busy(reason.into()))
     }
 
-    /// As [`busy`](Self::busy), for a call that was not sent and so had no effect.
+    /// Creates the error of a [`busy`](Self::busy) store to which the call was not sent, so it had no effect.
     ///
     /// ```
     /// use idempotent_runtime::store::StoreError;
@@ -93,7 +97,7 @@ impl StoreError {
         Self::not_sent(Busy(reason.into()))
     }
 
-    /// The same error, of a store that lives.
+    /// Returns the same error as one of a store that works but is busy.
     pub(crate) fn into_busy(self) -> Self {
         match self {
             Self::NotSent(source) => Self::busy_not_sent(source),
@@ -101,15 +105,20 @@ impl StoreError {
         }
     }
 
-    /// The store will never accept this record, for this reason. The engine records the outcome without the response instead.
+    /// Creates the error of a store that will never accept this record, for this reason. The engine then records the
+    /// outcome without the response.
     pub fn record_rejected(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::RecordRejected(source.into())
     }
 
-    /// Whether the store could not be asked, as far as that is known. One that is full, or that has something unreadable, was asked:
-    /// a client could bring that about. So is one that answers others while a call waits, one that is short of connections, memory or
-    /// time for the call, and a Redis that evicts keys. The same holds if this process has no files, memory or ports left: an
-    /// [`io::Error`](std::io::Error) among the sources says so.
+    /// Returns whether the store is unreachable, as far as that is known. A situation that a client can cause does not
+    /// count:
+    ///
+    /// - The store is full, or its entry cannot be read.
+    /// - The store answers other calls while this one waits.
+    /// - The store is short of connections, memory or time for the call.
+    /// - The store is a Redis that evicts keys.
+    /// - This process has no files, memory or ports left. An [`io::Error`](std::io::Error) among the sources says so.
     ///
     /// ```
     /// use idempotent_runtime::store::StoreError;
@@ -127,34 +136,35 @@ impl StoreError {
         }
     }
 
-    /// Whether it is an error of [`busy`](Self::busy) or [`busy_not_sent`](Self::busy_not_sent).
+    /// Returns whether the error was made by [`busy`](Self::busy) or [`busy_not_sent`](Self::busy_not_sent).
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Unavailable(source) | Self::NotSent(source) if source.is::<Busy>())
     }
 
-    /// The reason of an error of [`busy`](Self::busy), if it is of this type.
+    /// Returns whether the error was made by [`busy`](Self::busy) with a reason of this type.
     #[cfg(feature = "sqlite")]
     pub(crate) fn is_busy_with<T: std::error::Error + 'static>(&self) -> bool {
         matches!(self, Self::Unavailable(source) if source.downcast_ref::<Busy>().is_some_and(|busy| busy.0.is::<T>()))
     }
 
-    /// The entry of the key cannot be read for this reason.
+    /// Creates the error of an entry that cannot be read for this reason.
     pub fn damaged(reason: impl fmt::Display) -> Self {
         Self::Damaged(reason.to_string())
     }
 }
 
-/// Why a store that can be asked takes no claims.
+/// The reason why a store that can be asked takes no claims.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 struct TakesNoClaims(Box<dyn std::error::Error + Send + Sync>);
 
-/// See [`StoreError::busy`].
+/// The reason of [`StoreError::busy`].
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 struct Busy(Box<dyn std::error::Error + Send + Sync>);
 
-/// The call had no turn, no connection became free, or no answer came in time. Whether the store is away only other calls can tell.
+/// The call had no turn, no connection became free, or no answer came in time. Only other calls can show whether the
+/// store is unreachable.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct Waited(pub(crate) Box<dyn std::error::Error + Send + Sync>);

@@ -1,4 +1,4 @@
-//! Tokens that were released without a claim: a claim of one may still be on its way, and must not arrive.
+//! The tokens that were released without a claim. A claim by such a token may still be on its way, and must fail.
 
 use std::time::Duration;
 #[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
@@ -15,23 +15,23 @@ use crate::sync::tokio::time::Instant;
 #[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 use crate::sync::{KeyHasher, Mutex, lock};
 
-/// How long such a token is remembered: longer than any network or server keeps what was sent.
+/// The time for which such a token is remembered. No network or server keeps a sent call for longer.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the claim was given back before it arrived")]
 struct GivenBack;
 
-/// The answer to a claim by such a token.
+/// Returns the error of a claim by such a token.
 pub(super) fn given_back() -> StoreError {
     StoreError::unavailable(GivenBack)
 }
 
-/// Tokens that a store remembers in this process.
+/// The tokens that a store remembers in this process.
 #[cfg(any(feature = "memory", feature = "redis", feature = "sqlite"))]
 #[derive(Default)]
 pub(super) struct RememberedTokens {
-    /// If there is none, a claim takes no lock.
+    /// Whether there is any token. If not, a claim takes no lock.
     has_any: AtomicBool,
     tokens: Mutex<Tokens>,
 }
@@ -63,7 +63,7 @@ impl RememberedTokens {
         self.has_any.load(Ordering::SeqCst) && lock(&self.tokens).all.contains(&token)
     }
 
-    /// Fails a claim by one of them.
+    /// Fails if a claim by this token must not be granted.
     #[cfg(any(feature = "memory", feature = "sqlite"))]
     pub(super) fn check(&self, token: Token) -> Result<(), StoreError> {
         if self.contains(token) { Err(given_back()) } else { Ok(()) }

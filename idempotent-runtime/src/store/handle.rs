@@ -1,4 +1,4 @@
-//! A store of the registry. It takes claims back under which nothing runs: one queue and one task for each store.
+//! A store of the registry, with one queue and one task that give back claims under which nothing runs.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::store::bounded::BoundedStore;
 use crate::store::claim::{Claim, ClaimRequest, Held};
 use crate::store::entry::EntryState;
@@ -20,14 +19,14 @@ use crate::sync::atomic::Ordering;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{lock, tokio};
 
-/// The claims that one queue takes; at most some 10 MB.
+/// The largest number of claims in one queue, which take about 10 MB.
 const MOST: usize = 10_000;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Until then, a claim that has arrived late rejects its key.
+/// The longest pause between two tries. During a pause, a claim that arrived late rejects its key.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A runtime that is driven wakes a task sooner.
+/// The time in which every runtime that a thread drives has woken its task.
 const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// A store of the registry.
@@ -52,12 +51,12 @@ impl StoreHandle {
         Self(Arc::new(Inner { store: BoundedStore::new(name, store, limit), give_backs: GiveBacks::default() }))
     }
 
-    /// Whether both are the same store of one registry.
+    /// Returns whether both are the same store of one registry.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// What tells it from the other stores of this process.
+    /// Returns a number that no other store of this process has.
     pub(crate) fn address(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
@@ -69,17 +68,19 @@ impl StoreHandle {
 
     /// Ends a claim that the store may have made and under which nothing runs.
     ///
-    /// After a takeover, it lapses instead of being released: a release would reset the number of attempts. If it stayed, its key
-    /// would be rejected under `AfterCrash::Reject`, and otherwise look to operators as if its handler had crashed.
+    /// After a takeover, the claim lapses instead of being released: a release would reset the number of attempts. If a
+    /// claim stayed under `AfterCrash::Reject`, its key would be rejected. If it stayed under `AfterCrash::Rerun`, its
+    /// handler would seem to operators to have crashed.
     pub(crate) fn give_back(&self, key: &RecordKey, request: &ClaimRequest) {
-        let is_released = request.after_crash == AfterCrash::Reject;
+        let is_released = !request.after_crash.may_rerun();
         self.enqueue(Unwanted {
             key: key.clone(),
             token: request.token,
             is_released,
             arrives_within: request.lease,
             arrives_until: Deadline::after(request.lease),
-            // A claim that may be taken over expires by itself then; the other one never does.
+            // A claim that may be taken over expires by itself after its ttl. A claim under `AfterCrash::Reject` never
+            // does.
             tried_until: Deadline::after(if is_released { Duration::MAX } else { request.ttl }),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             renewed: None,
@@ -121,7 +122,8 @@ impl StoreHandle {
         give_backs.changed.notify_one();
     }
 
-    /// Each claim checks that the queue has a live task: the runtime of the former task may be gone.
+    /// Starts the task again if the queue is not empty and its task ended or is stuck. Each claim calls this, because
+    /// the runtime of the task may be gone.
     fn ensure_give_backs(&self) {
         let give_backs = &self.0.give_backs;
         if give_backs.has_any.load(Ordering::Relaxed) {
@@ -132,10 +134,11 @@ impl StoreHandle {
         }
     }
 
-    /// The task ends with its runtime, which need not be the last one of the process, and makes no progress if no thread drives
-    /// that runtime.
+    /// Spawns the task if none is running or if it is stuck. The task ends with its runtime, which need not be the last
+    /// one of the process. It makes no progress if no thread drives that runtime.
     fn ensure_task(&self, queue: &mut Queue) {
-        // An end takes two calls at most. What the task had begun stays in the queue, and is repeated.
+        // One try takes at most two calls. Claims that a former task tried to give back stay in the queue, and are
+        // tried again.
         let patience = self.limit().saturating_mul(2).saturating_add(STANDSTILL);
         if queue.task.as_ref().is_some_and(|task| !task.is_finished()) && !queue.is_stuck(patience) {
             return;
@@ -147,12 +150,12 @@ impl StoreHandle {
         }
     }
 
-    /// How many claims are on their way back.
+    /// Returns the number of claims that wait to be given back.
     pub(crate) fn given_back(&self) -> usize {
         lock(&self.0.give_backs.queue).by_due.len()
     }
 
-    /// Resolves when the queue is empty. Tries all waiting claims at once.
+    /// Waits until the queue is empty. Tries all waiting claims at once.
     pub(crate) async fn until_given_back(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
         {
@@ -160,7 +163,7 @@ impl StoreHandle {
             if queue.by_due.is_empty() {
                 return;
             }
-            // Those that are due stay where their task looks for them.
+            // Claims that are due keep their place, by which their task removes them.
             let now = Instant::now();
             for (_, unwanted) in queue.by_due.split_off(&(now, u64::MAX)) {
                 queue.insert(now, unwanted);
@@ -186,7 +189,7 @@ impl StoreHandle {
                     EntryState::Claimed { .. } => return self.renew(key, token, Duration::ZERO).await,
                     EntryState::Completed { .. } => return Ok(Held::No),
                 },
-                // What cannot be read is no claim that was made just now.
+                // An entry that cannot be read is not the claim that was made just now.
                 Ok(None) | Err(StoreError::Damaged(_)) => return Ok(Held::No),
                 Err(error) => return Err(error),
             }
@@ -201,7 +204,7 @@ async fn give_all_back(store: StoreHandle) {
             let mut queue = lock(&store.0.give_backs.queue);
             queue.looked_at = Some(Instant::now());
             let Some((&(next, _), _)) = queue.by_due.first_key_value() else {
-                // The lock is held: the next claim finds no task and spawns one.
+                // The lock is held, so a claim that is queued later finds no task and spawns one.
                 queue.task = None;
                 store.0.give_backs.has_any.store(false, Ordering::Relaxed);
                 queue.has_overflowed = false;
@@ -228,7 +231,7 @@ async fn give_all_back(store: StoreHandle) {
                 }
             }
         }
-        // Not under the lock: a lease takes one of its own.
+        // These are dropped without the lock, because a lease takes a lock of its own.
         drop(gone);
     }
 }

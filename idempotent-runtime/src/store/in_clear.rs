@@ -1,8 +1,8 @@
-//! Whether what is sent to a server leaves this machine.
+//! The check whether a connection to a server leaves this machine.
 
 use std::net::IpAddr;
 
-/// Whether this host is this machine. A name that is looked up may lead anywhere.
+/// Returns whether this host is this machine. A name that needs a look-up may lead to any machine.
 pub(crate) fn is_local(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     match address.parse::<IpAddr>() {

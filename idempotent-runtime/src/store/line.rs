@@ -1,7 +1,8 @@
-//! The calls that wait for a store: which of them were sent, and whether those that wait can be served in time.
+//! The calls that wait for a store: which of them were sent, and whether the store can serve the waiting ones in time.
 //!
-//! A store tells when a call begins to wait for a connection or a place in a queue ([`Call::hold_back`]), and when it goes out
-//! ([`Call::send`]). One that is withdrawn before that has no effect, and never will: nothing has to be given back.
+//! A store reports when a call begins to wait for a connection or a place in a queue ([`Call::hold_back`]), and when it
+//! sends the call ([`Call::send`]). A call that is withdrawn before that never has an effect, so nothing has to be
+//! given back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock};
 
-/// The store reports nothing: the call may have been sent at any time.
+/// The store has reported nothing, so the call may have been sent at any time.
 const UNKNOWN: u8 = 0;
 const HELD_BACK: u8 = 1;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
@@ -32,12 +33,13 @@ impl Call {
         Arc::new(Self { state: AtomicU8::new(UNKNOWN), line: Arc::clone(line) })
     }
 
-    /// Runs the call as the one that its store finds.
+    /// Runs `call` in a task scope in which its store finds this [`Call`].
     pub(super) async fn scope<T>(self: Arc<Self>, call: impl Future<Output = T>) -> T {
         CURRENT.scope(self, call).await
     }
 
-    /// The call that waits from here on; one of its own where the store is not asked through a registry.
+    /// Marks the current call as waiting and returns it. Returns a new call if the store is not called through a
+    /// registry.
     #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
     pub(super) fn hold_back() -> Arc<Self> {
         let call = CURRENT.try_with(Arc::clone).unwrap_or_else(|_| Self::of(&Arc::default()));
@@ -47,31 +49,31 @@ impl Call {
         call
     }
 
-    /// The call that this task makes for a registry.
+    /// Returns the call that this task makes for a registry.
     #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(super) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// How long it may take.
+    /// Returns the time that the call may take.
     #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(super) fn limit(&self) -> Duration {
         self.line.limit
     }
 
-    /// Whether the server has answered a call since then, or shortly before.
+    /// Returns whether the server has answered a call since then, or within the limit of one call.
     #[cfg(feature = "postgres")]
     pub(super) fn is_server_alive(&self, since: Instant) -> bool {
         self.line.is_moving(since)
     }
 
-    /// The server has answered, if not this call: it lives.
+    /// Records that the server is alive: it has answered, even if not to this call.
     #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(super) fn server_lives(&self) {
         self.line.answered();
     }
 
-    /// It goes out; false when its caller has withdrawn it.
+    /// Marks the call as sent. Returns false if its caller has withdrawn it.
     #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
     pub(super) fn send(&self) -> bool {
         if self.changes(HELD_BACK, SENT) {
@@ -80,7 +82,7 @@ impl Call {
         self.state.load(Ordering::SeqCst) != WITHDRAWN
     }
 
-    /// It must not go out any more; false when it may have.
+    /// Withdraws the call, so that it is not sent any more. Returns false if it may have been sent.
     pub(super) fn withdraw(&self) -> bool {
         let is_withdrawn = self.changes(HELD_BACK, WITHDRAWN);
         if is_withdrawn {
@@ -94,15 +96,15 @@ impl Call {
     }
 }
 
-/// The calls of one store that are held back, and how fast it takes them.
+/// The waiting calls of one store, and the pace at which the store takes them.
 #[derive(Default)]
 pub(crate) struct WaitingLine {
     limit: Duration,
     held_back: AtomicUsize,
     sent: AtomicUsize,
-    /// While calls wait, and for a while after some have waited in vain.
+    /// The pace of the line while calls wait, and for a while after a waiting call was withdrawn.
     pace: Mutex<Option<Pace>>,
-    /// When the store last answered a call.
+    /// The time at which the store last answered a call.
     answered_at: Mutex<Option<Instant>>,
 }
 
@@ -111,24 +113,24 @@ impl WaitingLine {
         Self { limit, ..Self::default() }
     }
 
-    /// The store has answered a call.
+    /// Records that the store has answered a call.
     pub(super) fn answered(&self) {
         *lock(&self.answered_at) = Some(Instant::now());
     }
 
-    /// How long one of its calls may take.
+    /// Returns the time that one call may take.
     pub(super) fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// Whether the store has answered a call while one waits that began then, or for as long as one may take.
+    /// Returns whether the store has answered a call since `begun`, or within the limit of one call.
     pub(super) fn is_moving(&self, begun: Instant) -> bool {
-        // A process that was paused sees an answer later than it came.
+        // A paused process notices an answer later than it arrived.
         let is_recent = |answered_at: Instant| answered_at >= begun || answered_at.elapsed() < self.limit;
         lock(&self.answered_at).is_some_and(is_recent)
     }
 
-    /// How many have gone out.
+    /// Returns the number of calls that were sent.
     pub(super) fn sent(&self) -> usize {
         self.sent.load(Ordering::Relaxed)
     }
@@ -137,7 +139,7 @@ impl WaitingLine {
         self.held_back.load(Ordering::Relaxed)
     }
 
-    /// Whether `ahead` calls will surely not have gone out within this time.
+    /// Returns whether it is certain that `ahead` calls will not all be sent within this time.
     pub(super) fn is_too_long(&self, ahead: usize, within: Duration) -> bool {
         if ahead == 0 {
             return false;
@@ -157,7 +159,7 @@ impl WaitingLine {
         }
         self.sent.fetch_add(1, Ordering::Relaxed);
         if others == 0 {
-            // The store has taken all that came: how long it took says nothing of what comes later.
+            // The store has taken all calls, so the time that it took says nothing about later calls.
             pace.take_if(|pace| !pace.was_too_slow);
             return;
         }
@@ -167,30 +169,32 @@ impl WaitingLine {
     }
 }
 
-/// The pace of a line that never was empty, in windows of time: the time from one sent call to the next.
+/// The pace of a line that was never empty: the time from one sent call to the next, in windows of time.
 ///
-/// The beginning of a burst proves nothing, because connections are opened and requests accepted then. So windows count from
-/// half of the limit on, and the best window decides, not the mean.
+/// The beginning of a burst proves nothing, because connections are opened and requests accepted then. So the pace is
+/// known only after half of the limit, a window in which the line grew does not count, and the best window decides, not
+/// the mean.
 struct Pace {
     waits_since: Instant,
     last_sent: Instant,
-    /// Since when, how many have gone out, and how many waited at its beginning.
+    /// The start of the window, the number of calls sent in it, and the number that waited at its start.
     window: (Instant, u32, usize),
     windows: u32,
-    /// The best window of a time as long as the limit, and the one before that.
+    /// The best window in a period as long as the limit. `best_before` is the best one of the period before.
     best: Option<Duration>,
     best_before: Option<Duration>,
     begun: Instant,
-    /// A call has waited in vain.
+    /// Whether a waiting call was withdrawn.
     was_too_slow: bool,
 }
 
-/// Long enough that a store which takes many calls at once has taken some.
+/// A window is so long that a store that takes many calls at once has taken some.
 const WINDOW: Duration = Duration::from_millis(50);
 const CALLS_IN_WINDOW: u32 = 4;
 const LEAST_WINDOWS: u32 = 2;
 
-/// How much faster than in its best window a store may become, before a call was turned away that it could have served.
+/// The factor by which a store may become faster than in its best window, before a call is rejected that it could have
+/// served.
 const FASTER: u32 = 4;
 
 impl Pace {
@@ -211,7 +215,7 @@ impl Pace {
         now.saturating_duration_since(self.last_sent) <= limit
     }
 
-    /// Another call goes out while others wait.
+    /// Counts a call that is sent while others wait.
     fn count(&mut self, now: Instant, others: usize, limit: Duration) {
         self.last_sent = now;
         let (begun, count, others_before) = &mut self.window;
@@ -223,7 +227,7 @@ impl Pace {
         let (seen, has_grown) = (passed / *count, others > *others_before);
         self.window = (now, 0, others);
         if has_grown {
-            // The processors were busy with those that came.
+            // The processors were busy with the calls that arrived.
             return;
         }
         if now.saturating_duration_since(self.begun) > limit {
@@ -233,7 +237,7 @@ impl Pace {
         self.windows = self.windows.saturating_add(1);
     }
 
-    /// The time that passes between two calls at best, if that is known.
+    /// Returns the shortest time between two calls, if it is known.
     fn of_one(&self, limit: Duration) -> Option<Duration> {
         let now = Instant::now();
         let is_known = self.windows >= LEAST_WINDOWS
@@ -246,7 +250,7 @@ impl Pace {
     }
 }
 
-/// Withdraws the call when it is dropped, as far as that is still possible.
+/// A guard that withdraws the call when it is dropped, if that is still possible.
 pub(super) struct Withdrawn<'a>(pub(super) &'a Call);
 
 impl Drop for Withdrawn<'_> {

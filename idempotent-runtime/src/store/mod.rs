@@ -1,4 +1,4 @@
-//! Where claims and records are kept: the trait, its types, and the stores of this crate.
+//! The place where claims and records are kept: the traits, their types, and the stores of this crate.
 //!
 //! | store | use it for | engine |
 //! |---|---|---|
@@ -18,7 +18,7 @@
 //!                                       such a claim has no ttl, until it is completed, released, resolved or purged
 //! ```
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 pub(crate) mod active_transactions;
 pub(crate) mod bounded;
 #[cfg(feature = "near-cache")]
@@ -44,7 +44,7 @@ pub(crate) mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 pub(crate) mod resolution;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 pub(crate) mod row;
 mod shared;
 mod shortage;
@@ -54,7 +54,7 @@ pub(crate) mod unwanted_claims;
 
 pub use crate::policy::values::AfterCrash;
 pub use crate::store::claim::{Claim, ClaimRequest, Held, Owner, Renewal, Token};
-pub use crate::store::claim_decision::{Decision, StoredState, decide};
+pub use crate::store::claim_decision::{Decision, ExistingClaim, StoredState, decide};
 pub use crate::store::contract::{ImmediateStore, Store, StoreAdmin};
 pub use crate::store::entry::{
     Cursor, DamagedEntry, Entry, EntryState, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes,

@@ -1,22 +1,24 @@
-//! What an operator decides about a claim whose handler may have done its work, and what became of that decision.
+//! The decision of an operator about a claim whose handler may have done its work, and the result of the decision.
 
 use std::time::Duration;
 
 use crate::record::Record;
 use crate::store::claim::Token;
 
-/// What an operator has found out about a claim with an expired lease, for [`StoreAdmin::resolve`](super::StoreAdmin::resolve).
+/// The finding of an operator about a claim with an expired lease, for
+/// [`StoreAdmin::resolve`](super::StoreAdmin::resolve).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resolution {
     /// The request was executed. The claim becomes `record`.
     #[non_exhaustive]
     Executed {
-        /// The token of the record. It is not that of the claim: a holder that is late must not take this record for its own.
+        /// The token of the record. It differs from the token of the claim, so that a late holder of the claim does not
+        /// take this record for its own.
         token: Token,
         /// The response that retries get, with the fingerprint of the claim.
         record: Record,
-        /// How long the record is kept from now on.
+        /// The time for which the record is kept from now on.
         ttl: Duration,
     },
     /// The request was not executed. The key has no entry afterwards.
@@ -24,7 +26,7 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// The request was executed, and its retries get this record for `ttl`.
+    /// Creates the resolution of a request that was executed. Its retries get this record for `ttl`.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
@@ -44,16 +46,16 @@ impl Resolution {
     }
 }
 
-/// What became of a [`Resolution`].
+/// The result of a [`Resolution`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a claim that was not resolved is still there"]
 #[non_exhaustive]
 pub enum Resolved {
     /// The claim has ended as the resolution says.
     Yes,
-    /// The lease of the claim has not expired: its handler may run. Nothing has changed.
+    /// The lease of the claim has not expired, so its handler may run. Nothing has changed.
     StillRunning,
-    /// The key has no claim with this token any more: it was resolved, completed, taken over, released or purged, or it has
-    /// expired. Nothing has changed.
+    /// The key no longer has a claim with this token. It was resolved, completed, taken over, released or purged, or it
+    /// has expired. Nothing has changed.
     ChangedHands,
 }

@@ -1,4 +1,5 @@
-//! Converts rows of the SQL stores to the types of the contract. A value that does not fit is damage, never a guess.
+//! The conversion of rows of the SQL stores to the types of the contract. A value that does not fit is damage, never a
+//! guess.
 
 use std::sync::Arc;
 
@@ -13,26 +14,26 @@ use crate::key::RecordKey;
 use crate::record::HeadersText;
 use crate::record::Record;
 use crate::store::claim::{Held, Token};
-use crate::store::claim_decision::StoredState;
+use crate::store::claim_decision::{ExistingClaim, StoredState};
 use crate::store::columns::{time_of, token_in};
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
 
-/// A row of any database: `None` is NULL, an error a value of another type.
+/// A row of any database. `None` is NULL. A value of another type is an error.
 pub(crate) trait Columns {
     fn text(&self, name: &str) -> Result<Option<&str>, StoreError>;
     fn flag(&self, name: &str) -> Result<Option<bool>, StoreError>;
-    /// A count or a status.
+    /// Reads a count or a status.
     fn number(&self, name: &str) -> Result<Option<i64>, StoreError>;
-    /// A time, a span or a length.
+    /// Reads a time, a span or a length.
     fn long(&self, name: &str) -> Result<Option<i64>, StoreError>;
     fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Names the row by its number: keys do not belong in logs.
+    /// Returns an error that names the row by its number, because keys do not belong in logs.
     fn damaged(&self, reason: impl fmt::Display) -> StoreError;
 }
 
-/// What the rows of the databases differ in.
+/// The differences between the rows of the databases.
 pub(crate) trait DatabaseRow: Row {
     /// The type of a count or a status.
     type Number: Into<i64>;
@@ -76,7 +77,8 @@ where
     }
 }
 
-// An `Option` even where a value must be there: sqlx reads a NULL of SQLite as 0 or as empty text otherwise.
+// Reads an `Option` even where a value must be present, because sqlx otherwise reads a NULL of SQLite as 0 or as empty
+// text.
 fn column<'r, R, T>(row: &'r R, name: &str) -> Result<Option<T>, StoreError>
 where
     R: DatabaseRow + Columns,
@@ -90,15 +92,15 @@ impl StoredState {
     pub(crate) fn from_row(row: &impl Columns) -> Result<Self, StoreError> {
         let fingerprint = fingerprint(row)?;
         match state(row)? {
-            State::Claimed => Ok(Self::Claimed {
-                fingerprint,
+            State::Claimed => Ok(Self::Claimed(ExistingClaim {
                 token: token(row)?,
+                fingerprint,
                 attempt: number(row, "attempt")?,
                 leased: present(row, "leased", row.flag("leased")?)?,
                 expires: present(row, "expires", row.flag("expires")?)?,
-            }),
+            })),
             State::Completed => {
-                // The parser's own message would quote the header's value.
+                // The message of the parser would quote the header's value.
                 let headers: HeadersText = serde_json::from_str(text(row, "headers")?)
                     .map_err(|_| row.damaged("the headers are not a JSON list of names and values"))?;
                 let body = row.bytes("body")?.map(Into::into);
@@ -124,15 +126,16 @@ impl Entry {
                 recorded_at: recorded_at(row)?,
             },
         };
-        // NULL of what never expires: the database knows no such span.
+        // An entry that never expires has NULL here, because the database has no infinite span.
         let expires_in = row.long("time_left")?.map(span);
         Ok(Self { key: key(row)?, fingerprint: fingerprint(row)?, state, expires_in })
     }
 }
 
 impl Page {
-    /// A page of at most `limit` entries that begins at `after`; one row more than that tells that there is a next page. The
-    /// text of the column `place` is where the listing continues: a row whose key cannot be read has one too.
+    /// Builds a page of at most `limit` entries after the place `after`. One row more than `limit` means that there is a
+    /// next page. The listing continues at the text of the column `place`, which exists even in a row whose key cannot
+    /// be read.
     pub(crate) fn from_rows(
         rows: &[impl Columns],
         limit: usize,
@@ -151,11 +154,11 @@ impl Page {
     }
 }
 
-/// Unknown outcomes by scope; each row has a scope, as it is written in keys, and a count.
+/// Counts unknown outcomes by scope. Each row has a scope, as it is written in keys, and a count.
 pub(crate) fn unknown_outcomes(rows: &[impl Columns]) -> Result<UnknownOutcomes, StoreError> {
     let mut unknown = UnknownOutcomes::new();
     for row in rows {
-        // A scope that cannot be read is of a damaged key, which is told as such elsewhere.
+        // The scope belongs to a damaged key, which is reported elsewhere.
         let Ok(key) = format!("{}//any", text(row, "scope")?).parse::<RecordKey>() else { continue };
         let count = u64::try_from(long(row, "count")?).unwrap_or_default();
         *unknown.entry(key.scope().into_owned()).or_default() += count;
@@ -196,7 +199,7 @@ fn recorded_at(row: &impl Columns) -> Result<SystemTime, StoreError> {
     time_of(long(row, "recorded_at")?).ok_or_else(|| row.damaged("`recorded_at` is out of range"))
 }
 
-/// What is over is over: it has no time left.
+/// Converts milliseconds. A negative number means that the time has passed, so zero is left.
 fn span(millis: i64) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
@@ -218,12 +221,12 @@ fn present<T>(row: &impl Columns, name: &str, value: Option<T>) -> Result<T, Sto
     value.ok_or_else(|| row.damaged(format_args!("`{name}` is missing")))
 }
 
-/// The column `headers` of a record.
+/// Returns the column `headers` of a record.
 pub(crate) fn headers_text(record: &Record) -> Result<String, StoreError> {
     serde_json::to_string(&HeadersText::of(record)).map_err(StoreError::unavailable)
 }
 
-/// One answer for each renewal of a call that took effect or failed as a whole.
+/// Returns one answer for each renewal of a call that took effect or failed as a whole.
 pub(crate) fn each(renewals: usize, answers: Result<Vec<Held>, StoreError>) -> Vec<Result<Held, StoreError>> {
     match answers {
         Ok(answers) => answers.into_iter().map(Ok).collect(),

@@ -12,7 +12,7 @@ use crate::store::error::StoreError;
 use crate::store::resolution::{Resolution, Resolved};
 use crate::transaction::transactions::Transactions;
 
-/// A shared store is a store: one that the application keeps a handle of, to look keys up or to purge them.
+/// A shared store, of which the application keeps a handle to look up or purge keys.
 impl<T: Store> Store for Arc<T> {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         T::claim(self, key, request).await

@@ -1,5 +1,5 @@
-//! Whether a call failed because this process or its machine lacks something. A client could bring that about, so it does not mean
-//! that the store is unreachable.
+//! The check whether a call failed because this process or its machine lacks a resource. A client could cause that, so
+//! it does not mean that the store is unreachable.
 
 use std::error::Error;
 use std::fs::File;
@@ -7,11 +7,11 @@ use std::io;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-/// Whether this error, or one of its causes, says that no file, memory, port or room on the disk is left.
+/// Returns whether this error, or one of its causes, says that no file, memory, port or room on the disk is left.
 pub(super) fn is_cause_of(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        // An `Arc` gives the source of what it holds, and hides that itself.
+        // The `source` of an `Arc` is the source of the error in it, so the error itself must be unwrapped.
         let shared = error.downcast_ref::<Arc<dyn Error + Send + Sync>>();
         let error = shared.map_or(error, |shared| &**shared);
         if error.downcast_ref::<io::Error>().is_some_and(is_shortage) {
@@ -22,13 +22,14 @@ pub(super) fn is_cause_of(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Whether this process can open no file at present. Some clients do not say why they have no connection.
+/// Returns whether this process can open no file at present. Some clients do not say why they have no connection.
 pub(super) fn lacks_files() -> bool {
-    File::open("/").is_err_and(|error| is_shortage(&error))
+    // A file that always exists.
+    File::open(if cfg!(windows) { "NUL" } else { "/" }).is_err_and(|error| is_shortage(&error))
 }
 
 fn is_shortage(error: &io::Error) -> bool {
-    // Too many open files of the process or of the machine, no buffer space.
+    // The codes mean: too many open files in the process or on the machine, or no buffer space.
     const CODES: &[i32] = if cfg!(windows) {
         &[10024, 10055]
     } else if cfg!(target_os = "linux") {

@@ -1,4 +1,4 @@
-//! The claims of one store that are on their way back.
+//! The claims of one store that wait to be given back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 
-/// How many are asked for at once: what is given back must not hold up what is claimed.
+/// The number of claims that are given back at once. It is small, so that they do not delay new claims.
 const AT_ONCE: usize = 8;
 
-/// The lease of a claim that is to lapse.
+/// The lease of a claim that must lapse.
 pub(crate) trait Lapse: Send + Sync + 'static {
     fn key(&self) -> &RecordKey;
 
     fn token(&self) -> Token;
 
-    /// Renews it no longer, so that it lapses by itself if its end cannot be asked for.
+    /// Stops the renewals, so that the claim lapses by itself if the store cannot be asked to end it.
     fn stop_renewals(&self);
 
-    /// Ends the lease, once no renewal is on its way.
+    /// Ends the lease as soon as no renewal is in progress.
     fn lapse(&self) -> BoxFuture<'_, Result<Held, StoreError>>;
 }
 
@@ -38,28 +38,29 @@ pub(crate) trait Lapse: Send + Sync + 'static {
 pub(super) struct Unwanted {
     pub(super) key: RecordKey,
     pub(super) token: Token,
-    /// Whether the key is free afterwards; otherwise the claim lapses, and keeps the number of its attempt.
+    /// Whether the claim is released, which frees the key. Otherwise the claim lapses and keeps the number of its
+    /// attempt.
     pub(super) is_released: bool,
-    /// The claim may arrive in the store after its own end, so that a look which finds nothing is repeated until then: for so long
-    /// after the store could not be asked.
+    /// The time in which the claim may still arrive in the store. A try that finds no claim is repeated until
+    /// `arrives_until`. Each failed call moves that to `arrives_within` from then.
     pub(super) arrives_within: Duration,
     pub(super) arrives_until: Deadline,
-    /// Tried so long where the store fails.
+    /// The time at which the tries end if the store fails.
     pub(super) tried_until: Deadline,
     pub(super) backoff: Backoff,
-    /// A renewal that is on its way comes first.
+    /// The lease of the claim if it was renewed. A renewal in progress must end before the claim can lapse.
     pub(super) renewed: Option<Arc<dyn Lapse>>,
 }
 
 impl Unwanted {
-    /// Whether it has ended, or need not be tried again.
+    /// Returns whether the claim has ended, or need not be tried again.
     pub(super) fn is_gone(&mut self, ended: &Result<Held, StoreError>) -> bool {
         match ended {
             Ok(Held::Yes) => true,
-            // A release keeps the claim from arriving.
+            // After a release, the claim cannot arrive any more.
             Ok(Held::No) => self.is_released || self.arrives_until.is_over(),
             Err(_) => {
-                // A store that is paused executes what was sent to it when it continues.
+                // A paused store executes the calls that were sent to it when it continues.
                 self.arrives_until = Deadline::after(self.arrives_within);
                 self.tried_until.is_over()
             }
@@ -69,7 +70,7 @@ impl Unwanted {
 
 #[derive(Default)]
 pub(crate) struct GiveBacks {
-    /// Whether the queue may hold some: a claim need not take the lock otherwise.
+    /// Whether the queue may hold claims. If not, a new claim need not take the lock.
     pub(super) has_any: AtomicBool,
     pub(super) queue: Mutex<Queue>,
     pub(super) changed: Notify,
@@ -79,9 +80,10 @@ pub(crate) struct GiveBacks {
 pub(super) struct Queue {
     pub(super) by_due: BTreeMap<(Instant, u64), Unwanted>,
     pub(super) next_number: u64,
-    /// No `BackgroundTask`: it ends under the lock of this queue, and is replaced when it makes no progress.
+    /// Not a `BackgroundTask`, because the task ends under the lock of this queue, and is replaced when it makes no
+    /// progress.
     pub(super) task: Option<JoinHandle<()>>,
-    /// When the task has looked at the queue last.
+    /// The time at which the task last looked at the queue.
     pub(super) looked_at: Option<Instant>,
     pub(super) has_overflowed: bool,
 }
@@ -92,14 +94,15 @@ impl Queue {
         self.by_due.insert((due, self.next_number), unwanted);
     }
 
-    /// Whether the task has not looked for so long although something was due.
+    /// Returns whether a claim was due for `patience` without the task looking at the queue.
     pub(super) fn is_stuck(&self, patience: Duration) -> bool {
         let first_due = self.by_due.first_key_value().map(|((due, _), _)| *due);
         let is_long_ago = |moment: Option<Instant>| moment.is_some_and(|moment| moment.elapsed() > patience);
         is_long_ago(self.looked_at) && is_long_ago(first_due)
     }
 
-    /// Those that are due, which stay here until they have ended: a task may be dropped with its runtime.
+    /// Returns the claims that are due. They stay in the queue until they have ended, because the task may be dropped
+    /// with its runtime.
     pub(super) fn due(&self) -> Vec<((Instant, u64), Unwanted)> {
         let now = Instant::now();
         let due = self.by_due.iter().take(AT_ONCE).take_while(|((due, _), _)| *due <= now);

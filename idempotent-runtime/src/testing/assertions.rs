@@ -1,4 +1,4 @@
-//! Whether a response is a replay.
+//! Assertions about replays.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::record::headers::REPLAYED;
 ///
 /// # Panics
 ///
-/// If they are not. The message shows the headers.
+/// Panics if they are not. The message shows the headers.
 ///
 /// # Examples
 ///
@@ -34,7 +34,7 @@ pub fn assert_replayed(headers: &HeaderMap) {
 ///
 /// # Panics
 ///
-/// If they mark a replay.
+/// Panics if they mark a replay.
 #[track_caller]
 pub fn assert_not_replayed(headers: &HeaderMap) {
     assert!(

@@ -1,4 +1,4 @@
-//! What a registry has let happen, by scope.
+//! The events that a registry has observed, counted by scope.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use crate::observe::event::{Event, Observer};
 use crate::rejection::problem::CODES;
 use crate::sync::{Mutex, lock};
 
-/// A clone counts on in the same place.
+/// The number of each event in each scope. A clone shares the counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts(Arc<Mutex<HashMap<(String, Event), usize>>>);
 
@@ -17,7 +17,7 @@ impl Counts {
         counts.get(&(scope.to_owned(), event)).copied().unwrap_or_default()
     }
 
-    /// Those of which something was counted.
+    /// Returns the scopes with a counted event.
     pub(crate) fn scopes(&self) -> Vec<String> {
         lock(&self.0).keys().map(|(scope, _)| scope.clone()).collect()
     }

@@ -1,8 +1,8 @@
-//! What reads foreign bytes inside of the stores and the engine, for the targets of the fuzzer.
+//! The functions of the stores and the engine that read foreign bytes, for the targets of the fuzzer.
 
 #[cfg(feature = "redis")]
 pub use crate::testing::decoders::redis::{redis_entry, redis_record, redis_value};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 pub use crate::testing::decoders::sql::{Row, Stored};
 
 use http::HeaderMap;
@@ -13,18 +13,18 @@ use crate::fingerprint::builder::{FingerprintBuilder, PartDigest};
 use crate::fingerprint::salted::Salt;
 use crate::key::RecordKey;
 
-/// The fingerprint of a request of which nothing but the body counts.
+/// Returns the fingerprint of a request of which only the body counts.
 pub fn body_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
     fingerprint_of("", Some(digest_of_body(headers, body, BodyForm::Bytes)))
 }
 
-/// The same by `fingerprint = json`.
+/// Returns the fingerprint of such a request under `fingerprint = json`.
 pub fn json_fingerprint(headers: &HeaderMap, body: &[u8]) -> Fingerprint {
     fingerprint_of("", Some(digest_of_body(headers, body, BodyForm::Json)))
 }
 
-/// The fingerprint under this key of a request of which nothing counts: `fingerprint = none`, and no credentials. The registry has
-/// no secret.
+/// Returns the fingerprint under this key of a request of which nothing counts: `fingerprint = none`, and no
+/// credentials. The registry has no secret.
 pub fn fingerprint_of_nothing(key: &RecordKey) -> Fingerprint {
     fingerprint_of(key.as_str(), None)
 }
@@ -46,23 +46,23 @@ mod redis {
     use crate::store::error::StoreError;
     use crate::store::redis::value;
 
-    /// What the store writes for a record.
+    /// Returns the value that the store writes for a record.
     pub fn redis_value(token: Token, record: &Record) -> Result<String, StoreError> {
         value::completed(token, record)
     }
 
-    /// What a claim reads there.
+    /// Reads a value as a claim does.
     pub fn redis_record(value: &[u8]) -> Result<Claim, StoreError> {
         value::existing(value)
     }
 
-    /// What an operator reads there.
+    /// Reads a value as an operator does.
     pub fn redis_entry(key: RecordKey, value: &[u8], left: i64, now: i64) -> Result<Entry, StoreError> {
         value::entry(key, value, left, now)
     }
 }
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 mod sql {
     use std::fmt;
 
@@ -71,13 +71,13 @@ mod sql {
     use crate::record::Record;
     use crate::record::unix_millis;
     use crate::store::claim::Token;
-    use crate::store::claim_decision::StoredState;
+    use crate::store::claim_decision::{ExistingClaim, StoredState};
     use crate::store::columns::token_text;
     use crate::store::entry::Entry;
     use crate::store::error::StoreError;
     use crate::store::row::Columns;
 
-    /// A row as the statements of both SQL stores return it; `None` is NULL.
+    /// A row as the statements of both SQL stores return it. `None` is NULL.
     #[derive(Clone, Debug, Default)]
     pub struct Row {
         pub key: Option<String>,
@@ -95,7 +95,7 @@ mod sql {
         pub body: Option<Vec<u8>>,
     }
 
-    /// What a claim reads there.
+    /// The result of reading a row as a claim does.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub enum Stored {
         Claimed { fingerprint: Fingerprint, token: Token, attempt: u32, leased: bool, expires: bool },
@@ -103,7 +103,7 @@ mod sql {
     }
 
     impl Row {
-        /// The columns that a store writes for a record.
+        /// Returns the columns that a store writes for a record.
         pub fn completed(token: Token, record: &Record) -> Self {
             let headers = serde_json::to_string(&HeadersText::of(record));
             Self {
@@ -120,17 +120,17 @@ mod sql {
             }
         }
 
-        /// What a claim reads there.
+        /// Reads the row as a claim does.
         pub fn stored(&self) -> Result<Stored, StoreError> {
             Ok(match StoredState::from_row(self)? {
-                StoredState::Claimed { fingerprint, token, attempt, leased, expires } => {
+                StoredState::Claimed(ExistingClaim { token, fingerprint, attempt, leased, expires }) => {
                     Stored::Claimed { fingerprint, token, attempt, leased, expires }
                 }
                 StoredState::Completed(record) => Stored::Completed(record),
             })
         }
 
-        /// What an operator reads there.
+        /// Reads the row as an operator does.
         pub fn entry(&self) -> Result<Entry, StoreError> {
             Entry::from_row(self)
         }

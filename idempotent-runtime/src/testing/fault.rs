@@ -1,35 +1,36 @@
-//! What makes a call fail, and the count of calls.
+//! The faults of calls, and the counts of calls.
 
 use crate::store::error::StoreError;
 use crate::sync::{Mutex, lock};
 use crate::transaction::transactions::{TransactionFaults, TransactionPhase};
 
-/// What a call does before it reaches the store.
+/// The fault of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
     /// The call reaches the store.
     #[default]
     None,
-    /// The call fails and has no effect. A store that is away fails in every call: `on_store_error = "run"` runs a handler only
-    /// if [`on_get`](crate::testing::FaultyStore::on_get) fails as [`on_claim`](crate::testing::FaultyStore::on_claim) does.
+    /// The call fails and has no effect. An unreachable store fails in every call, so `on_store_error = "run"` runs a
+    /// handler only if [`on_get`](crate::testing::FaultyStore::on_get) fails like
+    /// [`on_claim`](crate::testing::FaultyStore::on_claim).
     Unreachable,
     /// The call fails because the store is full.
     Full,
-    /// The entry cannot be read.
+    /// The call fails because the entry cannot be read.
     Damaged,
     /// The call never answers and has no effect.
     Hangs,
     /// The call takes effect and never answers.
     AnswerIsLost,
-    /// The call takes effect, and answers when [`FaultyStore::let_through`](super::FaultyStore::let_through) is called.
+    /// The call takes effect. It answers when [`FaultyStore::let_through`](super::FaultyStore::let_through) is called.
     AnswerIsLate,
     /// The call takes effect when [`FaultyStore::let_through`](super::FaultyStore::let_through) is called, even if its caller no longer waits.
     ArrivesLate,
 }
 
 impl Fault {
-    /// Of a call that fails at once.
+    /// Returns the error of a call that fails at once.
     pub(super) fn error(self) -> Option<StoreError> {
         match self {
             Self::Unreachable => Some(StoreError::unavailable("the line is cut")),
@@ -40,7 +41,7 @@ impl Fault {
     }
 }
 
-/// The faults that are set, and how often each call came.
+/// The faults that are set, and the number of each call.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     pub(super) claim: Fault,

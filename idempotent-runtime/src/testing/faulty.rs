@@ -17,10 +17,10 @@ use crate::testing::fault::{Fault, Faults};
 use crate::testing::seeded::{SeededClaim, Seeds};
 use crate::transaction::transactions::TransactionPhase;
 
-/// A store whose calls fail on command. A clone is the same store.
+/// A store whose calls fail on command. A clone shares the store and its faults.
 ///
-/// Under `tokio::time::pause` a call that hangs takes no real time: the clock advances to the registry's limit by itself, if
-/// the inner store uses that clock, as `MemoryStore` does. The transaction of a `Tx` bypasses these faults;
+/// Under `tokio::time::pause` a call that hangs takes no real time: the clock advances to the registry's limit by
+/// itself, if the inner store uses that clock, as `MemoryStore` does. The transaction of a `Tx` bypasses these faults.
 /// [`fail_transactions`](Self::fail_transactions) makes it fail.
 ///
 /// # Examples
@@ -41,7 +41,7 @@ pub struct FaultyStore<S = MemoryStore> {
 }
 
 impl FaultyStore {
-    /// A store in memory, without faults.
+    /// Creates a store in memory, without faults.
     pub fn new() -> Self {
         Self::around(MemoryStore::new())
     }
@@ -54,7 +54,7 @@ impl Default for FaultyStore {
 }
 
 impl<S: StoreAdmin> FaultyStore<S> {
-    /// This store, without faults.
+    /// Wraps this store, without faults.
     pub fn around(store: S) -> Self {
         Self {
             store: Arc::new(store),
@@ -64,20 +64,20 @@ impl<S: StoreAdmin> FaultyStore<S> {
         }
     }
 
-    /// The inner store.
+    /// Returns the inner store.
     pub fn inner(&self) -> &S {
         &self.store
     }
 
-    /// Claims `key` as another process would whose handler runs. Requests with the key are rejected, or wait, until you end
+    /// Claims `key` like another process whose handler runs. Requests with the key are rejected, or wait, until you end
     /// the claim.
     ///
-    /// The key is the one that the store gets: `key.digested()` under a registry with `digest_keys`. A handler with a `Tx`
-    /// claims in its database's transaction and does not see this claim.
+    /// The key is the one that the store gets: `key.digested()` under a registry with `digest_keys`. A handler with a
+    /// `Tx` claims in its database's transaction and does not see this claim.
     ///
     /// # Panics
     ///
-    /// If the key already has an entry, or the inner store fails.
+    /// Panics if the key already has an entry, or the inner store fails.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
         let existing = self.store.get(&key).await.expect("the inner store can be asked");
         assert!(
@@ -114,12 +114,12 @@ impl<S: StoreAdmin> FaultyStore<S> {
         self.with(|faults| faults.resolve = fault);
     }
 
-    /// Sets the fault of looks at one entry from now on: of operators, and of requests that wait for another one.
+    /// Sets the fault of reads of one entry from now on: reads by operators, and by requests that wait for another one.
     pub fn on_get(&self, fault: Fault) {
         self.with(|faults| faults.get = fault);
     }
 
-    /// Sets the fault of listings from now on, of all entries and of claims alone.
+    /// Sets the fault of listings from now on, both of all entries and of claims alone.
     pub fn on_list(&self, fault: Fault) {
         self.with(|faults| faults.list = fault);
     }
@@ -142,8 +142,8 @@ impl<S: StoreAdmin> FaultyStore<S> {
         self.with(|faults| faults.purge = fault);
     }
 
-    /// Makes transactions of handlers that take a [`Tx`](crate::Tx) fail at this moment from now on. With `None` they succeed
-    /// again.
+    /// Makes transactions of handlers that take a [`Tx`](crate::Tx) fail in this phase from now on. With `None` they
+    /// succeed again.
     ///
     /// The client gets 503 `store_unavailable`, and nothing of the request is kept. The inner store must have transactions.
     ///
@@ -179,22 +179,22 @@ impl<S: StoreAdmin> FaultyStore<S> {
         self.late.add_permits(1);
     }
 
-    /// How often a claim was tried.
+    /// Returns the number of claims that were tried.
     pub fn claims(&self) -> usize {
         self.with(|faults| faults.claims)
     }
 
-    /// How often an entry was looked up, for instance by a request that waits for another one.
+    /// Returns the number of look-ups of an entry, for example by a request that waits for another one.
     pub fn looks(&self) -> usize {
         self.with(|faults| faults.looks)
     }
 
-    /// How often a completion was tried.
+    /// Returns the number of completions that were tried.
     pub fn completions(&self) -> usize {
         self.with(|faults| faults.completions)
     }
 
-    /// How often a claim was ended: by a release, or by a renewal with a lease of zero.
+    /// Returns the number of tries to end a claim, by a release or by a renewal with a lease of zero.
     pub fn ends(&self) -> usize {
         self.with(|faults| faults.ends)
     }

@@ -1,4 +1,5 @@
-//! For tests: registries that count, stores that fail on command, handlers that run unguarded, and the rules of stores.
+//! Tools for tests: registries that count, stores that fail on command, handlers that run unguarded, and the rules of
+//! stores.
 //!
 //! | | |
 //! |---|---|
@@ -116,14 +117,14 @@ pub use crate::testing::seeded::SeededClaim;
 #[doc(inline)]
 pub use crate::transaction::transactions::TransactionPhase;
 
-/// The `Idempotency` of a handler that runs under this key, for a test that calls the handler. Its steps run and record
-/// nothing.
+/// Returns the `Idempotency` of a handler that runs under this key, for a test that calls the handler. Its steps run
+/// and record nothing.
 ///
 /// The scope of its downstream keys is `test`.
 ///
 /// # Panics
 ///
-/// When the key is malformed, or no attempt has this number.
+/// Panics if the key is malformed, or if `attempt` is 0.
 #[track_caller]
 pub fn idempotency(key: &str, attempt: u32) -> Idempotency {
     assert!(attempt > 0, "attempts are counted from 1");

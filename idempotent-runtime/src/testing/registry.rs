@@ -1,4 +1,4 @@
-//! A registry of one test's own.
+//! A registry for one test.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::testing::counts::Counts;
 use crate::testing::faulty::FaultyStore;
 use crate::testing::seeded::SeededClaim;
 
-/// A registry over a [`MemoryStore`] of its own. Tests with different registries do not affect each other.
+/// Creates a registry over its own [`MemoryStore`]. Tests with different registries do not affect each other.
 ///
 /// # Examples
 ///
@@ -28,7 +28,7 @@ pub fn registry() -> TestRegistry {
 
 /// A [`Registry`] that counts executed, replayed and rejected requests, over a store that fails on command.
 ///
-/// It dereferences to the registry, which has `layer` and `drain`. `Registry::clone` returns one to keep.
+/// It dereferences to the registry, which has `layer` and `drain`. To get an owned [`Registry`], use `Registry::clone`.
 ///
 /// # Examples
 ///
@@ -40,12 +40,12 @@ pub struct TestRegistry<S = MemoryStore> {
 }
 
 impl<S: StoreAdmin> TestRegistry<S> {
-    /// A registry over this store.
+    /// Creates a registry over this store.
     pub fn over(store: S) -> Self {
         Self::with_options(store, |builder| builder)
     }
 
-    /// A registry over this store, with options: other stores by name, rendered rejections, …
+    /// Creates a registry over this store, with options such as other named stores or rendered rejections.
     ///
     /// ```
     /// use std::time::Duration;
@@ -63,40 +63,40 @@ impl<S: StoreAdmin> TestRegistry<S> {
         Self { registry, store, counts }
     }
 
-    /// The default store. Use it to inject faults or to look up entries.
+    /// Returns the default store. Use it to inject faults or to look up entries.
     pub fn store(&self) -> &FaultyStore<S> {
         &self.store
     }
 
-    /// How often handlers of this scope were executed, including requests without a key and requests with an unguarded
-    /// method. For an [`IdempotencyLayer`](crate::IdempotencyLayer): how often it let a request with a key through. A handler
-    /// beneath it with the same scope and key is not counted again.
+    /// Returns how often handlers of this scope were executed, including requests without a key and requests with an
+    /// unguarded method. For an [`IdempotencyLayer`](crate::IdempotencyLayer), returns how often the layer let a
+    /// request with a key through. A handler beneath it with the same scope and key is not counted again.
     ///
     /// # Panics
     ///
-    /// If no handler and no layer of the program has this scope.
+    /// Panics if no handler and no layer of the program has this scope.
     #[track_caller]
     pub fn executions(&self, scope: &str) -> usize {
         self.count(scope, Event::Executed)
     }
 
-    /// How many requests of this scope were answered with a recorded response.
+    /// Returns the number of requests of this scope that were answered with a recorded response.
     ///
     /// # Panics
     ///
-    /// If no handler and no layer of the program has this scope.
+    /// Panics if no handler and no layer of the program has this scope.
     #[track_caller]
     pub fn replays(&self, scope: &str) -> usize {
         self.count(scope, Event::Replayed)
     }
 
-    /// How many requests of this scope were rejected with this [`Rejection::code`](crate::Rejection::code), including
-    /// responses made from a [`StepError`](crate::StepError) of a request with a key. The extractor of a second `Tx` knows no
-    /// scope, so its 500 is not counted.
+    /// Returns the number of requests of this scope that were rejected with this
+    /// [`Rejection::code`](crate::Rejection::code), including responses made from a [`StepError`](crate::StepError) of
+    /// a request with a key. The extractor of a second `Tx` knows no scope, so its 500 is not counted.
     ///
     /// # Panics
     ///
-    /// If no rejection has this code, or no handler and no layer of the program has this scope.
+    /// Panics if no rejection has this code, or if no handler and no layer of the program has this scope.
     #[track_caller]
     pub fn rejections(&self, scope: &str, code: &str) -> usize {
         let known = CODES.iter().find(|known| **known == code);
@@ -104,7 +104,7 @@ impl<S: StoreAdmin> TestRegistry<S> {
         self.count(scope, Event::Rejected(code))
     }
 
-    /// A scope that does not exist would count nothing, and a test that expects nothing would pass.
+    /// Panics on an unknown scope, because its count would be 0, and a test that expects 0 would pass.
     #[track_caller]
     fn count(&self, scope: &str, event: Event) -> usize {
         let mut known: BTreeSet<String> = written_policies().map(|policy| policy.scope().to_owned()).collect();
@@ -114,11 +114,11 @@ impl<S: StoreAdmin> TestRegistry<S> {
         self.counts.of(scope, event)
     }
 
-    /// Like [`FaultyStore::seed_in_flight`], but it works also if the registry digests its keys.
+    /// Does the same as [`FaultyStore::seed_in_flight`], but also works if the registry digests its keys.
     ///
     /// # Panics
     ///
-    /// As that does.
+    /// Panics if [`FaultyStore::seed_in_flight`] does.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
         self.store.seed_in_flight(self.registry.at_rest().key(&key)).await
     }

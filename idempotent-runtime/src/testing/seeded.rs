@@ -1,4 +1,4 @@
-//! Claims of another process that tests make up.
+//! Claims of a pretended other process.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,9 +10,8 @@ use tokio::sync::Mutex;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
-use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
-use crate::policy::settings::Settings;
+use crate::policy::{Policy, Settings};
 use crate::record::headers::Length;
 use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers};
@@ -20,23 +19,23 @@ use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{Store, StoreAdmin};
 use crate::store::error::StoreError;
 
-/// Longer than a test lets its clock run.
+/// A time that is longer than any test lets its clock run.
 const LONG: Duration = Duration::from_secs(24 * 365 * 60 * 60);
 
-/// What is not recorded by default.
+/// The default policy, which decides which headers are not recorded.
 static DEFAULTS: Policy = Policy::of_handler("", "seeded", || "seeded", &[], Settings::DEFAULT);
 
-/// The seeds of one store. A clone is the same.
+/// The seeds of one store. A clone shares them.
 #[derive(Clone, Default)]
 pub(super) struct Seeds(Arc<Mutex<HashMap<RecordKey, Seed>>>);
 
 struct Seed {
     token: Token,
-    /// What the first request with the key asks for: the other process is taken to have been asked the same.
+    /// The fingerprint of the first request with the key. The other process counts as having the same request.
     fingerprint: Option<Fingerprint>,
-    /// How long that request's policy keeps what the other process records.
+    /// The time for which that request's policy keeps the record of the other process.
     ttl: Duration,
-    /// How it has ended before that request came.
+    /// The way in which the claim ended before that request came.
     ending: Option<Ending>,
 }
 
@@ -46,7 +45,7 @@ enum Ending {
 }
 
 impl Seeds {
-    /// Enters the claim that is seeded under the key, with what this first request asks for.
+    /// Enters the claim that is seeded under the key, with the fingerprint of this first request.
     pub(super) async fn plant<S: StoreAdmin>(
         &self,
         store: &S,
@@ -92,12 +91,12 @@ async fn end<S: StoreAdmin>(
 /// A claim of a pretended other process whose handler runs, made by
 /// [`FaultyStore::seed_in_flight`](super::FaultyStore::seed_in_flight). It holds its key until you end it.
 ///
-/// It counts as a claim for the same request as the first request that comes with the key: that one gets `in_flight`, and a
+/// It counts as a claim for the same request as the first request with the key. That request gets `in_flight`, and a
 /// different request gets `key_reused`.
 ///
 /// # Examples
 ///
-/// A process that died in the handler, and the attempt after it:
+/// The example shows a process that died in the handler, and the next attempt:
 ///
 /// ```
 /// use axum::body::{Body, to_bytes};
@@ -135,11 +134,11 @@ impl<S: StoreAdmin> SeededClaim<S> {
         Self { store, seeds, key }
     }
 
-    /// The other process answers with a status that is not recorded: the key is free.
+    /// Makes the other process answer with a status that is not recorded, so the key is free.
     ///
     /// # Errors
     ///
-    /// When the store fails.
+    /// Fails if the store fails.
     pub async fn release(self) -> Result<(), StoreError> {
         if let Some(seed) = self.seeds.0.lock().await.remove(&self.key) {
             let _held = self.store.release(&self.key, seed.token).await?;
@@ -147,16 +146,16 @@ impl<S: StoreAdmin> SeededClaim<S> {
         Ok(())
     }
 
-    /// The other process answers with `response`, and records it as policies do by default, for instance without
-    /// `set-cookie`. Retries get it for as long as the `ttl` of their policy says.
+    /// Makes the other process answer with `response`, and record it as policies do by default, for example without
+    /// `set-cookie`. Retries get the record for the `ttl` of their policy.
     ///
     /// # Errors
     ///
-    /// When the store fails, or the claim is gone, for instance because it was purged: then nothing is recorded.
+    /// Fails if the store fails, or if the claim is gone, for example because it was purged. Then nothing is recorded.
     ///
     /// # Panics
     ///
-    /// When the response's body breaks off.
+    /// Panics if the response's body breaks off.
     pub async fn complete(self, response: impl IntoResponse) -> Result<(), StoreError> {
         let (parts, body) = response.into_response().into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("the body of a recorded response is whole");
@@ -170,11 +169,11 @@ impl<S: StoreAdmin> SeededClaim<S> {
         .await
     }
 
-    /// The other process dies, and its lease expires: the policy says what happens next.
+    /// Makes the other process die and its lease expire. The policy decides what happens next.
     ///
     /// # Errors
     ///
-    /// When the store fails, or the claim is gone.
+    /// Fails if the store fails, or if the claim is gone.
     pub async fn crash(self) -> Result<(), StoreError> {
         self.end(Ending::Crashed).await
     }

@@ -1,6 +1,6 @@
 //! Finds out at compile time whether an argument of a handler is a `Tx`, for the attribute.
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 use crate::transaction::tx::Tx;
 
 /// Tells whether an argument's type is a [`Tx`](crate::Tx): an inherent constant takes precedence over the trait's
@@ -16,7 +16,7 @@ pub trait OtherArgument {
 
 impl<T> OtherArgument for Argument<T> {}
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 impl<DB: sqlx::Database> Argument<Tx<DB>> {
     /// The name that sqlx gives the database.
     pub const DATABASE: Option<&'static str> = Some(DB::NAME);

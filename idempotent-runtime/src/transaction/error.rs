@@ -20,42 +20,42 @@ pub(crate) enum TransactionError {
     )]
     Kept,
     #[error(
-        "a statement of the handler failed, so that its transaction cannot commit any more, and yet it answered with a \
-         status that is recorded; let it answer with another one, or run what may fail in a savepoint: `tx.begin()`"
+        "a statement of the handler failed, so its transaction cannot commit, but the handler answered with a recorded \
+         status: answer with another status, or run a statement that may fail in a savepoint, `tx.begin()`"
     )]
     Aborted,
     #[error(
         "the transaction ended while the handler ran: a handler must not send COMMIT or ROLLBACK itself, must not drop the \
-         future of a nested `begin` half way, and must not go on after an error by which the database ends the transaction"
+         future of a nested `begin` before it ends, and must not continue after an error that ends the transaction"
     )]
     Ended,
     #[error(
-        "the handler has made its transaction read-only, so that its response cannot be recorded in it: remove `SET \
+        "the handler has made its transaction read-only, so its response cannot be recorded there: remove `SET \
          TRANSACTION READ ONLY`"
     )]
     ReadOnly(#[source] StoreError),
     #[error(
-        "what the handler deferred to the end of its transaction has failed: let the handler check it before it answers, for \
+        "a deferred constraint or trigger of the handler's transaction failed: let the handler check it before it answers, for \
          instance by `SET CONSTRAINTS ALL IMMEDIATE` in a savepoint on PostgreSQL"
     )]
     Violated(#[source] StoreError),
     #[error(
-        "the transaction was committed while the handler ran, so that its effects stay without a record: a handler must not \
+        "the transaction was committed while the handler ran, so its effects stay without a record: a handler must not \
          send COMMIT itself, and must begin savepoints by `tx.begin()` or `savepoint.begin()` only"
     )]
     Committed,
     #[error("the database aborted the transaction, because it conflicts with another one")]
     Conflict(#[source] StoreError),
     #[error(
-        "an error that was not seen aborted the transaction: it counts as a conflict with another one, because the handler \
-         asks for isolation; run the statement on `&mut *tx`, so that its error is seen"
+        "an error that the engine did not see aborted the transaction: it counts as a conflict with another transaction, \
+         because the handler has `isolation`; run the statement on `&mut *tx`, where the engine sees its error"
     )]
     Unseen,
     #[error("another request has recorded its response under the key")]
     Overtaken,
     #[error("the transaction was rolled back")]
     RolledBack(#[source] StoreError),
-    #[error("whether the transaction was committed could not be found out within {0:?}")]
+    #[error("it is unknown whether the transaction was committed: the database did not say within {0:?}")]
     Unknown(Duration),
 }
 
@@ -85,7 +85,7 @@ impl TransactionError {
 }
 
 /// Whether a store's error has one of the source types below.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "__transactions")]
 pub(super) fn is<E: std::error::Error + 'static>(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(source) if source.is::<E>())
 }
@@ -104,7 +104,7 @@ pub(crate) struct Ended;
 /// The source of a store's error if the connection of the transaction is dead, so that nothing of the transaction is
 /// kept.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection of the transaction carries nothing any more")]
+#[error("the connection of the transaction no longer answers")]
 pub(crate) struct Silent;
 
 /// The source of a store's error if the handler has committed the transaction. The store has ensured that no retry runs

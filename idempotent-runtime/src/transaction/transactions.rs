@@ -24,7 +24,7 @@ pub(crate) struct Recording {
 }
 
 /// What a claim in a transaction asks for.
-#[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code, reason = "there are no transactions"))]
+#[cfg_attr(not(feature = "__transactions"), allow(dead_code, reason = "there are no transactions"))]
 pub(crate) struct TxClaimRequest<'a> {
     pub(crate) key: &'a RecordKey,
     pub(crate) request: ClaimRequest,
@@ -45,16 +45,10 @@ pub struct Transactions {
     pub(crate) store: Arc<dyn Any + Send + Sync>,
     pub(crate) holder: Arc<dyn Holder>,
     /// The faults of a test.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "sqlite")),
-        allow(dead_code, reason = "there are no transactions")
-    )]
+    #[cfg_attr(not(feature = "__transactions"), allow(dead_code, reason = "there are no transactions"))]
     pub(crate) faults: Option<Arc<dyn TransactionFaults>>,
     /// Keeps the committed records in memory, if the store does that.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "sqlite")),
-        allow(dead_code, reason = "there are no transactions")
-    )]
+    #[cfg_attr(not(feature = "__transactions"), allow(dead_code, reason = "there are no transactions"))]
     pub(crate) records: Option<Arc<dyn CommittedRecords>>,
 }
 

@@ -163,7 +163,7 @@ impl<S: Sync, DB: Database> FromRequestParts<S> for Tx<DB> {
         let execution = Execution::of(&mut parts.extensions);
         if execution.is_extracting() {
             tracing::error!(
-                "a `Tx` is extracted after the claim, with which its transaction begins: the request fails; name it in `claim_after`"
+                "a `Tx` is extracted after the claim, but its transaction begins with the claim: the request fails; name it in `claim_after`"
             );
         } else if execution.join(slot.clone()) {
             return Ok(Self { slot, open: OnceLock::new() });

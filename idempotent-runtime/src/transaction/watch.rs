@@ -71,8 +71,7 @@ pub(super) struct Watch<'a, DB: Database> {
 
 /// The error of a statement that will get no answer, and of every later statement.
 pub(super) fn silent() -> sqlx::Error {
-    let what =
-        "the connection of this handler's transaction carries nothing any more, and nothing that it writes is kept";
+    let what = "the connection of this handler's transaction no longer answers, and nothing that it writes is kept";
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, what))
 }
 

@@ -1,5 +1,5 @@
-//! An entry in Redis, PostgreSQL or SQLite is damaged: its key is rejected with 503 and one ERROR line, never run again,
-//! and an operator finds and purges it among the others.
+//! Damaged entries in Redis, PostgreSQL and SQLite: each request with such a key gets 503 and one ERROR line, and runs
+//! nothing. An operator finds the entry among the others and purges it.
 
 use axum::Router;
 use axum::extract::State;
@@ -15,14 +15,14 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 #[idempotent(scope = "damaged-charges", store = "payments")]
 async fn create_charge(State(runs): State<Runs>, idempotency: Idempotency) -> (StatusCode, String) {
-    // Its claim is what is damaged.
+    // The test damages the claim of such a key while its handler is held.
     if idempotency.key().is_some_and(|key| key.contains("claimed")) {
         runs.run().await;
     }
     (StatusCode::CREATED, "planted-content".to_owned())
 }
 
-/// How the entry of a key is damaged.
+/// Damages the stored entry of a key.
 trait Damage<D> {
     async fn damage(&self, key: &RecordKey, damage: &D);
 }
@@ -31,7 +31,8 @@ fn record_key(key: &str) -> RecordKey {
     RecordKey::new("damaged-charges", None, key)
 }
 
-/// The handler of a claimed key is held until the end.
+/// Checks that requests with damaged entries get 503, and that an operator finds and purges these entries. The handlers
+/// of the claimed keys are held until the end.
 async fn assert_rejected_and_found<S: StoreAdmin + Clone, D>(
     store: S,
     raw: impl Damage<D>,
@@ -88,12 +89,12 @@ async fn assert_rejected_and_found<S: StoreAdmin + Clone, D>(
     runs.let_finish(claims.len());
     for running in running {
         let told = running.await.expect("the request runs");
-        // A claim whose token is still legible takes its record.
+        // A claim whose token can still be read takes its record.
         assert!(told.status == StatusCode::CREATED || told.rejection() == "claim_lost", "{told:?}");
     }
 }
 
-/// In small pages: the keys of what can be read, and of what cannot.
+/// Lists the store in small pages. Returns the keys of the readable entries, and those of the damaged ones.
 async fn listing(store: &impl StoreAdmin) -> (Vec<RecordKey>, Vec<RecordKey>) {
     let (mut found, mut damaged, mut cursor) = (Vec::new(), Vec::new(), None);
     loop {
@@ -112,11 +113,11 @@ async fn listing(store: &impl StoreAdmin) -> (Vec<RecordKey>, Vec<RecordKey>) {
     }
 }
 
-/// What has become of a value.
+/// A way to damage a value.
 enum Value {
     Replaced(Vec<u8>),
     CutTo(usize),
-    /// A part of the text for another one.
+    /// A part of the text is replaced by another text.
     Changed(&'static str, &'static str),
     OfAnotherType,
 }
@@ -149,7 +150,7 @@ impl Damage<Value> for RawRedis<'_> {
     }
 }
 
-/// Bytes of every value, the same in every run.
+/// Returns pseudo-random bytes, the same in every run.
 fn bytes_without_sense(length: usize, seed: u32) -> Vec<u8> {
     let next = |number: &u32| Some(number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
     std::iter::successors(Some(seed), next).skip(1).map(|number| number.to_be_bytes()[0]).take(length).collect()
@@ -188,7 +189,7 @@ impl Damage<&str> for RawPostgres {
     }
 }
 
-/// What may stand in columns that are text for both databases.
+/// Damage to columns that are text in both databases.
 const TEXT: [&str; 4] = [
     "state = ''",
     "state = 'of a newer version'",

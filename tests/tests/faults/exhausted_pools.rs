@@ -1,4 +1,4 @@
-//! Five hundred clients over a pool of two connections: every request is answered, nothing hangs, nothing runs twice.
+//! Five hundred clients share few connections to the store: every request is answered, and no key is executed twice.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ const CLIENTS: usize = 500;
 struct Service {
     server: Server,
     executions: Executions,
-    /// Of HTTP/2, so that so many clients need few files.
+    /// HTTP/2 connections, so that 500 clients need few file descriptors.
     connections: Vec<reqwest::Client>,
 }
 
@@ -77,12 +77,12 @@ impl Service {
         Self { server: Server::start(app).await, executions, connections }
     }
 
-    /// All at once; each client's answer.
+    /// Sends the requests of all clients at once. Returns the answers in the order of the clients.
     async fn post(&self, path: &str, key: impl Fn(usize) -> String) -> Vec<Answer> {
         self.post_of(&(0..CLIENTS).collect::<Vec<_>>(), path, key).await
     }
 
-    /// These at once; each one's answer.
+    /// Sends the requests of these clients at once. Returns the answers in the order of the clients.
     async fn post_of(&self, clients: &[usize], path: &str, key: impl Fn(usize) -> String) -> Vec<Answer> {
         let post = async |client: usize| {
             let connection = &self.connections[client % self.connections.len()];
@@ -93,7 +93,7 @@ impl Service {
         all.await.expect("every client is answered")
     }
 
-    /// Again and again, all that wait at once, until every client has its answer.
+    /// Sends the requests of all clients at once, and repeats the rejected ones until none is rejected.
     async fn post_until_done(&self, path: &str) {
         let mut waiting: Vec<usize> = (0..CLIENTS).collect();
         for _ in 0..30 {
@@ -121,7 +121,8 @@ impl Service {
     }
 }
 
-/// The default limit of a store call ends every wait for a connection.
+/// Checks that each answer is a response or a rejection with `Retry-After`. The default `store_timeout` ends every wait
+/// for a connection.
 fn assert_rejected_or_done(answers: &[Answer]) {
     for answer in answers.iter().filter(|answer| answer.status != StatusCode::OK) {
         assert!(["store_unavailable", "in_flight"].contains(&answer.rejection().as_str()), "{answer:?}");
@@ -155,7 +156,8 @@ async fn postgres_of_two_connections_ends_500_transactions() {
     assert_eq!(effects, (500, 500));
 }
 
-/// Their requests had left the registry, and waited on in the pool's queue: the next client waited for each of them.
+/// Regression test: the claims of rejected requests still waited in the pool's queue, and the next client waited for
+/// each of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rejected_claims_of_a_tx_begin_no_transaction() {
     let postgres = PostgresServer::start(&["log_statement=all"]).await;
@@ -183,7 +185,8 @@ async fn rejected_claims_of_a_tx_begin_no_transaction() {
     assert_eq!(log.matches("set_config('idempotent_runtime.transaction'").count(), 2);
 }
 
-/// The key `another` has a record, in a store that is reached by one connection and answers late from now on.
+/// Starts a server whose store has one connection, and records a response for the key `another`. From then on, each
+/// answer of the store is delayed.
 async fn recorded_over_a_slow_connection(runs: &Runs, delay: Duration) -> (Server, Proxy) {
     let database = PostgresServer::shared().await.database().await;
     PostgresStore::new(database.pool(1).await).migrate().await.expect("the tables are made");
@@ -197,7 +200,8 @@ async fn recorded_over_a_slow_connection(runs: &Runs, delay: Duration) -> (Serve
     (server, proxy)
 }
 
-/// The line in front of the store is too long, and the store answers: it is not unreachable.
+/// Calls are rejected because too many wait for the store. The store still answers, so it is not unreachable, and
+/// `on_store_error = "run"` does not apply.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_one_client_runs_no_retry_of_another_one() {
     let runs = Runs::free();
@@ -213,7 +217,8 @@ async fn flood_of_one_client_runs_no_retry_of_another_one() {
     assert_eq!(runs.started(), 1);
 }
 
-/// They were sent so late that no answer came in time, while the store answered those before them.
+/// Calls wait behind others, so their answers come too late, while the store answers the earlier calls in time. The
+/// store is not unreachable.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retries_sent_too_late_behind_others_are_not_run() {
     let runs = Runs::free();

@@ -1,5 +1,5 @@
-//! The disk under SQLite or PostgreSQL is full: new keys are rejected, old ones replayed where the database still runs,
-//! and what ran meanwhile is recorded as soon as there is room.
+//! The disk under SQLite or PostgreSQL is full. New keys are rejected. Old keys are replayed if the database still
+//! runs. The response of a handler that ran meanwhile is recorded as soon as there is room.
 
 use axum::Router;
 use axum::extract::State;
@@ -12,10 +12,11 @@ use idempotent_tests::{Executions, PATIENCE, Runs, Server, Tmpfs, eventually};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, PgPool};
 
-/// So that what room the database has left in its own files is soon gone.
+/// The length of most responses: large enough to use up the free room in the files of the database soon.
 const BODY: usize = 5_000;
 
-/// More than it has left when it has just rejected a key.
+/// The length of the response to the key `running`: more than the room that the database has left when it has just
+/// rejected a key.
 const LARGE_BODY: usize = 400_000;
 
 #[derive(Clone)]
@@ -34,7 +35,7 @@ async fn create_charge(State(app): State<App>, idempotency: Idempotency) -> (Sta
     (StatusCode::CREATED, body(execution, LARGE_BODY))
 }
 
-/// Of digits without a pattern: PostgreSQL compresses what has one.
+/// Returns a body of pseudo-random digits, because PostgreSQL compresses a text that has a pattern.
 fn body(execution: usize, length: usize) -> String {
     let numbers =
         std::iter::successors(Some(1_u32), |number| Some(number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)));
@@ -64,7 +65,7 @@ impl Service {
         service
     }
 
-    /// The code of a rejection.
+    /// Sends a request with a new key. The error is the code of its rejection.
     async fn post_new(&mut self, number: usize) -> Result<(), String> {
         let key = format!("k{number}");
         let answer = self.server.post_with_key("/charges", &key).await;
@@ -76,7 +77,8 @@ impl Service {
         Ok(())
     }
 
-    /// The disk is full, but the database has room in its own files for a while; new keys until one is rejected.
+    /// Sends new keys until one is rejected, and returns its number. For a while, the database has room in its own
+    /// files, although the disk is full.
     async fn post_until_rejected(&mut self) -> usize {
         for number in self.accepted.len()..10_000 {
             if let Err(code) = self.post_new(number).await {
@@ -87,7 +89,7 @@ impl Service {
         panic!("the store is never full");
     }
 
-    /// With room again.
+    /// Checks, when there is room again, that every response is recorded and no key was executed twice.
     async fn assert_nothing_is_lost(&self) {
         assert_eq!(self.registry.drain(PATIENCE).await, 0, "everything that ran is recorded");
         for key in self.accepted.iter().map(String::as_str).chain(["running"]) {
@@ -106,7 +108,7 @@ fn request() -> ClaimRequest {
         .with_after_crash(AfterCrash::Rerun)
 }
 
-/// A small row may still fit where a larger one did not.
+/// Claims keys until the store is full, and returns the error. A small row may still fit where a larger one did not.
 async fn until_full(store: &impl StoreAdmin) -> StoreError {
     for number in 0..10_000 {
         if let Err(error) = store.claim(&RecordKey::new("of the test", None, &number.to_string()), request()).await {
@@ -169,8 +171,8 @@ async fn postgres_with_a_full_disk_of_tables_loses_no_record() {
     assert!(rows > 20);
 }
 
-/// PostgreSQL cannot run without its log of writes: it stops, fails to recover, and exits. Until there is room and an operator
-/// starts it again, old keys are rejected too.
+/// PostgreSQL cannot run without its write-ahead log: it stops, fails to recover, and exits. Old keys are rejected too,
+/// until there is room and an operator starts it again.
 #[tokio::test]
 async fn on_a_full_disk_of_its_log_postgres_stops_and_loses_no_record() {
     let server = PostgresServer::start_on_small_disk(OnSmallDisk::LogOfWrites, 16).await;

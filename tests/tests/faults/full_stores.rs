@@ -1,4 +1,4 @@
-//! One client fills a store that has a bound: what the others get.
+//! One client fills a store that has a size limit: the requests of other clients are still served.
 
 use axum::Router;
 use axum::extract::State;
@@ -25,12 +25,12 @@ async fn create_exact_charge(State(runs): State<Runs>, _tx: Tx<sqlx::Sqlite>, bo
 const BODY_BYTES: usize = 3_000;
 const BOUND: usize = 512 * 1024;
 
-/// Whom a request is from.
+/// The client that sends a request.
 #[derive(Clone, Copy, Debug)]
 enum Client {
-    /// The registry names the caller.
+    /// A client whose name the registry gets as the caller.
     Named(&'static str),
-    /// No caller is named.
+    /// A client without a caller name. Its `Authorization` header identifies it.
     WithToken(&'static str),
     Anonymous,
 }
@@ -65,8 +65,8 @@ async fn send(server: &Server, path: &str, client: Client, key: &str) -> Answer 
     .await
 }
 
-/// `mallory` sends fresh keys until the store takes no more of them. After that the others are served, and all records are
-/// replayed.
+/// Sends new keys of `mallory` until the store takes no more of them. Then checks that the others are served, and that
+/// records are replayed.
 async fn fill(server: &Server, path: &str, mallory: Client, others: &[Client]) {
     let mut kept = 0;
     let rejected = loop {

@@ -1,4 +1,4 @@
-//! A claim that goes out a second time, because its connection broke, while the first one is still on its way.
+//! A claim is sent a second time, because its connection broke, while the first one is still on its way.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use idempotent_tests::{Runs, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A line to Redis that keeps one script back, and breaks its client's connection.
+/// A proxy for Redis that holds one script back and closes the connection of its client.
 #[derive(Clone, Default)]
 struct LateLine(Arc<Mutex<Late>>);
 
@@ -25,7 +25,7 @@ struct Late {
 }
 
 impl LateLine {
-    /// The line, and where it listens.
+    /// Starts a proxy for the server at `target`. Returns the proxy and its address.
     async fn to(target: String) -> (Self, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address").to_string();
@@ -69,7 +69,7 @@ impl LateLine {
         self.0.lock().expect("no test panics under it").keeps_next = true;
     }
 
-    /// Returns when the server has answered what was kept.
+    /// Delivers the script that was held back, and waits until the server has answered it.
     async fn deliver(&self) {
         let kept = self.0.lock().expect("no test panics under it").kept.take();
         let (request, mut server) = kept.expect("a script was kept");
@@ -78,7 +78,7 @@ impl LateLine {
     }
 }
 
-/// Answers 402, which is not recorded, at its first run.
+/// Answers 402 in its first run. This status is not recorded.
 #[idempotent(scope = "late-claims", after_crash = "reject", lease = "300ms")]
 async fn pays_later(State(runs): State<Runs>) -> StatusCode {
     if runs.run().await == 1 { StatusCode::PAYMENT_REQUIRED } else { StatusCode::CREATED }

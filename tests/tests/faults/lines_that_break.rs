@@ -1,5 +1,5 @@
-//! The line to Redis or PostgreSQL is slow, stops, loses answers or is cut under load: requests wait or are rejected, none
-//! is executed twice, and everything goes on by itself when the line is there again.
+//! The connection to Redis or PostgreSQL is slow, stops, loses answers or is cut under load. Requests wait or are
+//! rejected, and none is executed twice. When the connection works again, requests are served without a restart.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,7 +19,7 @@ async fn plain(State(executions): State<Executions>, idempotency: Idempotency) -
     format!("execution {}", executions.count(idempotency.key().unwrap_or_default()))
 }
 
-/// Counts its beginnings; what it did is in the table.
+/// Counts the runs that begin. The table `effects` has the effects of those that were committed.
 #[idempotent(scope = "line-in-transaction")]
 async fn in_transaction(
     mut tx: Tx<Postgres>,
@@ -46,11 +46,11 @@ enum Expect {
     Rejections,
 }
 
-/// While requests are under way.
+/// Causes the fault for a while, as soon as ten more executions have begun.
 async fn disturb(line: &Proxy, executions: &Executions, mode: Mode) {
     executions.ten_more().await;
     line.set(mode);
-    // How long the fault lasts.
+    // The duration of the fault.
     tokio::time::sleep(Duration::from_secs(2)).await;
     line.set(Mode::Passes);
 }
@@ -87,7 +87,7 @@ async fn over_postgres(mode: Mode, expect: Expect) {
     assert_eq!((answers.len(), effects(&pool).await), (2 * KEYS, (KEYS, KEYS)));
 }
 
-/// How many there are, and of how many keys.
+/// Returns the number of effects, and the number of different keys among them.
 async fn effects(pool: &PgPool) -> (usize, usize) {
     let effects = sqlx::query_scalar::<_, String>("SELECT key FROM effects").fetch_all(pool).await;
     let effects = effects.expect("the server answers");
@@ -96,7 +96,7 @@ async fn effects(pool: &PgPool) -> (usize, usize) {
 
 const SLOW: Mode = Mode::Delays(Duration::from_millis(20));
 
-/// Longer than the limit of a store call: a command still arrives, but after its caller has stopped waiting.
+/// Longer than `store_timeout`: a command still arrives, but its caller no longer waits for it.
 const TOO_SLOW: Mode = Mode::Delays(Duration::from_millis(800));
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,5 @@
-//! A handler waits for its own statement without a limit, and the connection of its `Tx` carries nothing any more.
+//! A handler waits for its own statement without a limit, while the connection of its `Tx` no longer transfers
+//! anything.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use sqlx::{ConnectOptions as _, Postgres};
 
 const EFFECT: &str = "INSERT INTO effects (key) VALUES ('k')";
 
-/// Has an effect, and then waits as the body says. It swallows the error, as no handler should.
+/// Has an effect, and then waits as the body says. It ignores the error of that wait, which no handler should do.
 #[idempotent(scope = "lost-statements", cache = [201])]
 async fn waits_without_a_limit(mut tx: Tx<Postgres>, State(runs): State<Runs>, how: String) -> StatusCode {
     sqlx::raw_sql(EFFECT).execute(&mut *tx).await.expect("executed");
@@ -43,7 +44,7 @@ async fn waits_without_a_limit(mut tx: Tx<Postgres>, State(runs): State<Runs>, h
         other => panic!("{other}"),
     };
     if let Err(error) = waited {
-        assert!(error.to_string().contains("carries nothing any more"), "{error}");
+        assert!(error.to_string().contains("no longer answers"), "{error}");
         let later = sqlx::raw_sql(EFFECT).execute(&mut *tx).await.expect_err("nothing is sent");
         assert_eq!(later.to_string(), error.to_string());
     }
@@ -56,7 +57,8 @@ async fn send(server: &Server, path: &str, body: &'static str, key: String) -> A
     answer(server.post(path).header("idempotency-key", key).body(body)).await
 }
 
-/// The tables, and a role with the documented rights alone.
+/// Creates the tables, and a role that has only the documented rights and `INSERT` on `effects`. Returns a pool of
+/// direct connections.
 async fn prepare(database: &Database, role: &str) -> PgPool {
     let direct = database.pool(2).await;
     PostgresStore::new(direct.clone()).migrate().await.expect("the tables are made");
@@ -80,8 +82,8 @@ fn serve(pool: PgPoolOptions, options: PgConnectOptions, is_pooled: bool, runs: 
     app.layer(Registry::new(store).layer())
 }
 
-/// All connections are lost at once, each under a statement of a handler, so many times; then the same requests succeed. Each
-/// round needs all connections of the pool at once.
+/// Loses all connections at once in each round, each of them during a statement of a handler. Then checks that the same
+/// requests succeed. Each round needs all connections of the pool at once.
 async fn lose_statements(server: &Server, line: &Proxy, runs: &Runs, rounds: usize, connections: usize) {
     for round in 0..rounds {
         let send_one = move |of: usize| send(server, "/", WAITS[of % WAITS.len()], format!("round{round}-{of}"));
@@ -95,8 +97,8 @@ async fn lose_statements(server: &Server, line: &Proxy, runs: &Runs, rounds: usi
         assert!(took < Duration::from_secs(5), "{took:?}");
         assert!(answers.iter().all(|answer| answer.rejection() == "store_unavailable"), "{answers:?}");
         runs.let_finish(connections);
-        // The connections of the store's own pool are lost too, which may cost a claim. And the server may need a moment to
-        // roll a lost transaction back, whose lock keeps its key in use until then.
+        // The connections of the store's own pool are lost too, so a claim may fail. The server may also need a moment
+        // to roll a lost transaction back. Until then, the lock of that transaction keeps its key in flight.
         let is_served = |answer: &Answer| {
             answer.status.is_success() || !["store_unavailable", "in_flight"].contains(&answer.rejection().as_str())
         };
@@ -117,7 +119,8 @@ async fn statements_lost_without_a_limit_give_the_pool_back() {
     let app = serve(PgPoolOptions::new().max_connections(4), options, false, &runs);
     let server = Server::start(app).await;
     lose_statements(&server, &line, &runs, 2, 4).await;
-    // Of each key one execution: the effect at its begin, and that of the statement for which one of them waits.
+    // One execution of each key is committed. Each has the effect at its beginning. In each round, one of the four also
+    // has the effect of the statement that it waits for.
     assert_eq!(effects(&direct).await, 2 * 5);
 }
 
@@ -137,7 +140,7 @@ async fn pooled_statement_lost_without_a_limit_keeps_nothing() {
     assert_eq!(effects(&direct).await, 2);
 }
 
-/// Longer than it takes until a statement counts as lost.
+/// Longer than the time after which a statement counts as lost.
 const LONG: Duration = Duration::from_secs(3);
 
 #[idempotent(scope = "slow-statements", cache = [201])]

@@ -1,4 +1,4 @@
-//! Stores that fail, and servers, lines and disks under them that stop, break or are full.
+//! Stores that fail, and the servers, connections and disks below them that stop, break or are full.
 
 mod damaged_entries;
 mod exhausted_pools;

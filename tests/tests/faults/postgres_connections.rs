@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL that carry nothing any more and are never closed: the service is there again soon after.
+//! Connections to PostgreSQL that no longer transfer anything and are never closed: requests are served again soon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,7 +34,8 @@ async fn serve(pool: PgPool) -> Server {
     Server::start(app.layer(Registry::new(store).layer())).await
 }
 
-/// Sends 40 requests in a second, whatever becomes of them, until one has succeeded; how long that took.
+/// Sends 40 requests per second, without waiting for their answers, until one has succeeded. Returns the time until
+/// then.
 async fn until_first_success(server: &Server, path: &str, round: &str) -> Duration {
     let begun = Instant::now();
     let mut sent = JoinSet::new();
@@ -62,7 +63,7 @@ async fn use_all_connections(server: &Server, path: &str) {
 async fn strand(path: &str) -> Duration {
     let database = PostgresServer::shared().await.database().await;
     let proxy = database.proxy();
-    // A pool whose tests of free connections would find them out.
+    // This pool does not test its free connections: such a test would detect the stranded ones.
     let pool = database.untested_pool_of(4, &proxy).await;
     let server = serve(pool).await;
     use_all_connections(&server, path).await;
@@ -96,7 +97,8 @@ async fn line_stranded_in_a_claim_frees_its_key_within_5_seconds() {
     assert!(!answer.is_replay() && begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
-/// The line stops for a while. What was sent meanwhile waits on for its turn to be sent again, which comes long after the end.
+/// The proxy stops for a while. Requests give up the transactions that they begin meanwhile. These must not delay later
+/// requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn abandoned_begins_delay_no_request_after_an_outage() {
     let database = PostgresServer::shared().await.database().await;
@@ -108,7 +110,7 @@ async fn abandoned_begins_delay_no_request_after_an_outage() {
     for number in 0..120 {
         let request = server.post("/in-transaction").header("idempotency-key", format!("during{number}"));
         sent.spawn(request.send());
-        // How long the fault lasts, longer than the time limit of a store call.
+        // The whole fault lasts three seconds, longer than the default `store_timeout`.
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     proxy.strand();
@@ -117,7 +119,7 @@ async fn abandoned_begins_delay_no_request_after_an_outage() {
     assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
-/// Commits by itself, and then the line does what the body says.
+/// Commits its transaction itself. Then the proxy causes the fault that the body names.
 #[idempotent(scope = "stranded-after-commit", lease = "10s")]
 async fn commits(mut tx: Tx<Postgres>, State(line): State<(Runs, Arc<Proxy>)>, body: String) -> StatusCode {
     let (runs, proxy) = line;
@@ -133,7 +135,8 @@ async fn commits(mut tx: Tx<Postgres>, State(line): State<(Runs, Arc<Proxy>)>, b
     StatusCode::CREATED
 }
 
-/// What the retries get in the end, after one effect.
+/// Sends retries until they are no longer `in_flight`, and returns the last answer. Checks that the handler ran once
+/// and had one effect.
 async fn retried_after_own_commit(line: &'static str, setting: fn(RegistryBuilder) -> RegistryBuilder) -> Answer {
     let database = PostgresServer::shared().await.database().await;
     let proxy = Arc::new(database.proxy());
@@ -154,13 +157,13 @@ async fn retried_after_own_commit(line: &'static str, setting: fn(RegistryBuilde
     retried
 }
 
-/// The engine cannot ask over the handler's connection how its transaction has ended.
+/// The engine cannot use the handler's connection to ask how the transaction has ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn own_commit_before_the_line_strands_is_not_run_again() {
     assert_eq!(retried_after_own_commit("strands", |registry| registry).await.rejection(), "response_not_recorded");
 }
 
-/// What is recorded of it is sealed as a response is.
+/// The record of such a run is sealed as the record of a response is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn own_commit_under_sealing_is_told_to_its_retries() {
     let retried = retried_after_own_commit("strands", |registry| registry.seal_with(sealing_key(1))).await;
@@ -176,7 +179,8 @@ async fn own_commit_whose_record_has_no_answer_is_told_truly() {
     assert!(told.len() == 1 && told[0].contains("retries get 409 `response_not_recorded`"), "{told:?}");
 }
 
-/// Has an effect, and then the line carries nothing any more: the server does not learn that its client is gone.
+/// Has an effect, and strands the connection in its first run: the server does not notice that its client no longer
+/// uses the connection.
 #[idempotent(scope = "stranded-open", lease = "300ms")]
 async fn strands(mut tx: Tx<Postgres>, State((runs, proxy)): State<(Runs, Arc<Proxy>)>) -> StatusCode {
     sqlx::raw_sql("INSERT INTO effects (key) VALUES ('k')").execute(&mut *tx).await.expect("executed");
@@ -220,7 +224,8 @@ async fn mixed_up(mut tx: Tx<Postgres>, State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
-/// What a pooler that the store has not recognised may do: another client's statement takes the name of the look for a record.
+/// Does what a pooler that the store has not recognised may do: a statement of another client takes the name of the
+/// store's statement that looks for a record.
 async fn replace_look(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
     let own = "SELECT name FROM pg_prepared_statements \
         WHERE parameter_types = '{bytea}' AND statement LIKE '%AS acquired%'";
@@ -251,7 +256,7 @@ async fn statement_of_another_client_hides_no_record() {
     let runs = Runs::free();
     let app = Router::new().route("/", post(mixed_up)).with_state(runs.clone()).route("/plain", post(plain));
     let server = Server::start(app.layer(Registry::new(store).layer())).await;
-    // The store compares its connections, and finds no pooler.
+    // The store compares its connections, and detects no pooler.
     assert_eq!(server.post_with_key("/plain", "k").await.text(), "done");
     for is_replay in [false, true] {
         let answer = server.post_with_key("/", "k").await;

@@ -1,4 +1,5 @@
-//! A primary that is demoted behind its address, while its standby takes its place: the service is there again soon after.
+//! A primary is demoted and still reachable at its address, and its standby takes its place. When the address leads to
+//! the new primary, requests are soon served again.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ async fn use_all_connections(server: &Server, path: &str, round: &str) -> Vec<St
     join_all(answers).await
 }
 
-/// As behind a virtual address that moves late: connections are made to the former primary, and stay.
+/// The address moves late, as a virtual address can: connections to the former primary are still opened, and stay open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_to_a_demoted_primary_are_replaced_in_5_seconds() {
     let Replicated { primary, standby, proxy, store } = Replicated::start().await;
@@ -58,7 +59,7 @@ async fn connections_to_a_demoted_primary_are_replaced_in_5_seconds() {
         assert_eq!(use_all_connections(&server, path, "before").await, [StatusCode::OK; 12], "{path}");
     }
 
-    // In order, so that the standby has everything.
+    // Demote before promoting, so that the standby has received everything.
     primary.demote().await;
     standby.promote().await;
     let key = RecordKey::new("demoted-plain", None, "before0");
@@ -86,7 +87,7 @@ async fn charge(mut tx: Tx<Postgres>, State(runs): State<Runs>) -> Result<String
     Ok(format!("run {}", runs.run().await))
 }
 
-/// The store's own connections only read for a `Tx`: no write tells that their server was demoted.
+/// For a `Tx`, the store's own connections only read, so no failed write shows that their server was demoted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transaction_recorded_after_a_demotion_is_replayed() {
     let Replicated { primary, standby, proxy, store } = Replicated::start().await;

@@ -1,5 +1,5 @@
-//! A PostgreSQL that restarts or stands still under load: rejections, never a second execution, and no restart of the
-//! application.
+//! PostgreSQL restarts or pauses under load: requests are rejected, none is executed twice, and the application needs
+//! no restart.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -42,8 +42,8 @@ async fn serve(pool: PgPool, executions: &Executions) -> Server {
 
 const KEYS: usize = 400;
 
-/// How many requests were rejected while `disturb` ran, once for plain handlers and once for those in a transaction; every
-/// key has had its effect once in the end.
+/// Returns how many requests were rejected while `disturb` ran: those of plain handlers, and those of handlers in a
+/// transaction. Checks that every key has its effect once in the end.
 async fn rejected_while(
     server: &Server,
     pool: &PgPool,
@@ -75,7 +75,7 @@ async fn a_restart_under_load_executes_nothing_twice() {
     let (database, executions) = (server.database().await, Executions::default());
     let pool = database.pool(8).await;
     let app = serve(pool.clone(), &executions).await;
-    // A restart may be over before a store call gives up: how many are rejected is a matter of luck.
+    // A restart may be over before a store call gives up, so the number of rejections is not checked.
     rejected_while(&app, &database.pool(1).await, &executions, async || server.restart().await).await;
 }
 
@@ -85,12 +85,12 @@ async fn postgres_stopped_under_load_executes_nothing_twice() {
     let (database, executions) = (server.database().await, Executions::default());
     let pool = database.pool(8).await;
     let app = serve(pool.clone(), &executions).await;
-    let stand_still = async || {
+    let pause = async || {
         server.signal("STOP");
-        // How long the fault lasts, longer than the time limit of a store call.
+        // The fault lasts longer than `store_timeout`.
         tokio::time::sleep(Duration::from_secs(2)).await;
         server.signal("CONT");
     };
-    let rejected = rejected_while(&app, &database.pool(1).await, &executions, stand_still).await;
+    let rejected = rejected_while(&app, &database.pool(1).await, &executions, pause).await;
     assert!(rejected.iter().all(|&rejected| rejected > 0), "no store call waits for two seconds: {rejected:?}");
 }

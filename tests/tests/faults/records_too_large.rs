@@ -1,4 +1,4 @@
-//! A response that its store never takes, however often it is asked.
+//! Responses that a store never accepts, and responses that it does not accept for a while.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,9 +85,9 @@ async fn is_told_and_not_retried(store: impl StoreAdmin, key: &str) {
 async fn record_that_postgres_rejects_is_told_and_not_retried() {
     for rejects in [
         "ALTER TABLE idempotency.records ADD CHECK (length(body) < 1000000)",
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'too long'; END $$; \
-         CREATE TRIGGER refuse BEFORE UPDATE ON idempotency.records FOR EACH ROW WHEN (length(NEW.body) > 1000000) \
-         EXECUTE FUNCTION refuse()",
+        "CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'too long'; END $$; \
+         CREATE TRIGGER reject BEFORE UPDATE ON idempotency.records FOR EACH ROW WHEN (length(NEW.body) > 1000000) \
+         EXECUTE FUNCTION reject()",
     ] {
         let pool = PostgresServer::shared().await.database().await.pool(4).await;
         let store = PostgresStore::new(pool.clone());
@@ -104,7 +104,7 @@ async fn record_that_sqlite_rejects_is_told_and_not_retried() {
     let store = SqliteStore::open(&path).await.expect("the store opens");
     let options = SqliteConnectOptions::new().filename(&path);
     let mut connection = SqliteConnection::connect_with(&options).await.expect("the file opens");
-    let rejects = "CREATE TRIGGER refuse BEFORE UPDATE ON idempotency_records WHEN length(NEW.body) > 1000000 \
+    let rejects = "CREATE TRIGGER reject BEFORE UPDATE ON idempotency_records WHEN length(NEW.body) > 1000000 \
                    BEGIN SELECT RAISE(ABORT, 'too long'); END";
     let _ = sqlx::raw_sql(rejects).execute(&mut connection).await.expect("an administrator may");
     is_told_and_not_retried(store, "k").await;
@@ -139,7 +139,8 @@ async fn step_result_too_large_for_redis_is_told() {
     assert!(logs.text().contains("too large for the store: let the step return less"), "{}", logs.text());
 }
 
-/// As a balancer, or a server that is restarted twice.
+/// Opens a store over a proxy that breaks the connection in each of the first two large calls. A load balancer, or a
+/// server that restarts twice, can do the same.
 async fn redis_behind_what_breaks_two_large_calls(redis: &RedisServer) -> RedisStore {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let url = format!("redis://{}/", listener.local_addr().expect("a bound listener has an address"));
@@ -185,21 +186,21 @@ async fn two_connections_that_break_make_no_record_too_large() {
     }
 }
 
-/// By this code PostgreSQL also says that it has no transaction ids left until it has been vacuumed.
+/// PostgreSQL also uses the error code 54000 when it has no transaction ids left until the next vacuum.
 #[tokio::test]
 async fn postgres_that_rejects_every_record_for_a_while_gets_it() {
     let pool = PostgresServer::shared().await.database().await.pool(4).await;
     let store = PostgresStore::new(pool.clone());
     store.migrate().await.expect("the tables are made");
-    let rejects = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ \
+    let rejects = "CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ \
                    BEGIN RAISE 'no transaction ids' USING ERRCODE = '54000'; END $$; \
-                   CREATE TRIGGER refuse BEFORE UPDATE ON idempotency.records FOR EACH ROW EXECUTE FUNCTION refuse()";
+                   CREATE TRIGGER reject BEFORE UPDATE ON idempotency.records FOR EACH ROW EXECUTE FUNCTION reject()";
     let _ = sqlx::raw_sql(rejects).execute(&pool).await.expect("an administrator may");
     let runs = Runs::free();
     let (server, _) = serve(store, &runs).await;
     assert_eq!(server.post_with_key("/reports", "k").await.status, StatusCode::OK);
     let _ =
-        sqlx::raw_sql("DROP TRIGGER refuse ON idempotency.records").execute(&pool).await.expect("an administrator may");
+        sqlx::raw_sql("DROP TRIGGER reject ON idempotency.records").execute(&pool).await.expect("an administrator may");
     let retry = async || server.post_with_key("/reports", "k").await;
     let retry =
         eventually(retry, |retry| retry.status != StatusCode::CONFLICT || retry.rejection() != "in_flight").await;

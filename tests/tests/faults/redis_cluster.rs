@@ -1,5 +1,5 @@
-//! A Redis Cluster whose client sends a claim more than once, or a part of it to another server: what the last try says does not
-//! tell that nothing was claimed.
+//! The client of a Redis Cluster can send a claim more than once, or a part of it to another server. If the last try
+//! fails, an earlier try may still have claimed the key.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ fn url(proxy: &Proxy) -> String {
     format!("redis://{}/", proxy.address())
 }
 
-/// Its calls have time for every try of the client.
+/// Starts a server. Its `store_timeout` leaves time for every try of the client.
 async fn serve(store: RedisStore, runs: &Runs) -> Server {
     let registry = Registry::builder(store).store_timeout(PATIENCE).build();
     let app = Router::new().route("/charges", post(create_charge)).with_state(runs.clone());
     let server = Server::start(app.layer(registry.layer())).await;
-    // The scripts are known afterwards, to each server.
+    // Afterwards, every Redis server has the scripts.
     for number in 1..=10 {
         server.post_with_key("/charges", &format!("warm-{number}")).await;
     }
@@ -44,7 +44,7 @@ fn name(key: &str) -> String {
     format!("idempotency:{}", RecordKey::new("cluster-charges", None, key).as_str())
 }
 
-/// Of two masters.
+/// Returns whether the first of two masters has the slot of this name.
 async fn is_of_first(masters: &[RedisServer], name: &str) -> bool {
     masters[0].command::<u32>(&format!("CLUSTER KEYSLOT {name}")).await < 8192
 }
@@ -54,15 +54,16 @@ async fn until_claimed(master: &RedisServer, key: &str) {
     eventually(async || master.command::<u32>(&exists).await, |&exists| exists == 1).await;
 }
 
-/// A claim that stayed would reject the key for ever.
+/// Checks that a retry runs the handler. If the claim stayed, the key would be rejected for ever.
 async fn runs_at_its_retry(server: &Server, runs: &Runs, key: &str) {
     let retry = eventually(async || server.post_with_key("/charges", key).await, |answer| answer.status == 200).await;
     assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("charge 11", false, 11));
 }
 
-/// The client sends the claim and its connection breaks. It asks the other server, which sends it back, and is refused.
+/// The client sends the claim, and its connection breaks. The client asks the other server, which redirects it to the
+/// first one. There the client can no longer connect.
 #[tokio::test]
-async fn cluster_claim_sent_before_a_refusal_is_given_back() {
+async fn cluster_claim_sent_before_its_server_closes_is_given_back() {
     let mut proxies = [Proxy::to("127.0.0.1:1").await, Proxy::to("127.0.0.1:1").await];
     let (runs, masters) = (Runs::free(), cluster_behind(&[&proxies[0], &proxies[1]]).await);
     let client =
@@ -81,7 +82,7 @@ async fn cluster_claim_sent_before_a_refusal_is_given_back() {
     runs_at_its_retry(&server, &runs, "k").await;
 }
 
-/// The client sends the claim, its connection breaks, and the server is full when it comes again.
+/// The client sends the claim, its connection breaks, and the server is full when the client sends the claim again.
 #[tokio::test]
 async fn cluster_claim_made_before_the_server_is_full_is_given_back() {
     let proxy = Proxy::to("127.0.0.1:1").await;
@@ -98,7 +99,7 @@ async fn cluster_claim_made_before_the_server_is_full_is_given_back() {
     runs_at_its_retry(&server, &runs, "k").await;
 }
 
-/// The claim is made by one server, and another one, which has the set of the claims that never expire, is full.
+/// One server makes the claim. The other server, which has the set of the claims that never expire, is full.
 #[tokio::test]
 async fn cluster_claim_whose_index_is_full_is_given_back() {
     let proxies = [Proxy::to("127.0.0.1:1").await, Proxy::to("127.0.0.1:1").await];
@@ -116,14 +117,15 @@ async fn cluster_claim_whose_index_is_full_is_given_back() {
     runs_at_its_retry(&server, &runs, &key).await;
 }
 
-/// The client sends it, its connection breaks, and the client sends it again.
+/// The client sends the call, its connection breaks, and the client sends the call again. The operator gets the result
+/// of the first call.
 #[tokio::test]
 async fn cluster_call_of_an_operator_sent_twice_tells_the_first() {
     let proxy = Proxy::to("127.0.0.1:1").await;
     let masters = cluster_behind(&[&proxy]).await;
     let store = store(&proxy).await;
     for is_purge in [true, false] {
-        // The scripts are known afterwards.
+        // After the call with the key `warm`, the server has the scripts.
         for key in ["warm", "k"] {
             let (key, request) =
                 (RecordKey::new("cluster-charges", None, key), claim_request().with_after_crash(AfterCrash::Reject));
@@ -157,7 +159,7 @@ async fn cluster_release_sent_twice_tells_the_first() {
     let masters = cluster_behind(&[&proxy]).await;
     let store = store(&proxy).await;
     for after_crash in [AfterCrash::Rerun, AfterCrash::Reject] {
-        // The scripts are known afterwards.
+        // After the call with the key `warm`, the server has the scripts.
         for key in ["warm", "k"] {
             let (key, request) =
                 (RecordKey::new("cluster-charges", None, key), claim_request().with_after_crash(after_crash));
@@ -180,7 +182,7 @@ async fn cluster_release_sent_twice_tells_the_first() {
     }
 }
 
-/// Before it meets another one, it does not know its own address.
+/// A server of a Cluster does not know its own address before it meets another server.
 #[tokio::test]
 async fn cluster_of_one_server_that_names_no_host_opens() {
     let master = RedisServer::start_cluster_of_one().await;
@@ -193,7 +195,7 @@ async fn cluster_of_one_server_that_names_no_host_opens() {
     assert_eq!(page.entries.iter().map(|entry| &entry.key).collect::<Vec<_>>(), [&key]);
 }
 
-/// To this library, it is a name as any other, and not this machine.
+/// The loopback address in a notation that this library takes for the name of another machine.
 const ELSEWHERE: &str = "0x7f000001";
 
 #[tokio::test]
@@ -205,7 +207,7 @@ async fn cluster_that_names_a_server_elsewhere_later_is_not_followed() {
     let _: String = masters[1].command(&format!("CONFIG SET cluster-announce-ip {ELSEWHERE}")).await;
     let nodes = async || masters[0].command::<String>("CLUSTER NODES").await;
     eventually(nodes, |nodes| nodes.contains(ELSEWHERE)).await;
-    // The client asks where the servers are.
+    // After a broken connection, the client asks for the addresses of the servers.
     proxies[1].set(Mode::IsCut);
     let mut of_second = (0..).map(|number| RecordKey::new("cluster-charges", None, &format!("k{number}")));
     let key = loop {
@@ -214,15 +216,15 @@ async fn cluster_that_names_a_server_elsewhere_later_is_not_followed() {
             break key;
         }
     };
-    // The client goes on to try, longer than a registry would wait.
+    // The client repeats the call for longer than a registry would wait.
     let claim = async || timeout(Duration::from_secs(1), store.claim(&key, claim_request())).await;
     assert!(!matches!(claim().await, Ok(Ok(_))));
     proxies[1].set(Mode::Passes);
-    let refused = async || {
+    let rejected = async || {
         let claimed = claim().await;
         (claimed, logs.of_level("ERROR").join("\n"))
     };
-    let (claimed, told) = eventually(refused, |(_, told)| told.contains(ELSEWHERE)).await;
+    let (claimed, told) = eventually(rejected, |(_, told)| told.contains(ELSEWHERE)).await;
     assert!(!matches!(claimed, Ok(Ok(_))), "{claimed:?}");
     assert!(told.contains("`?tls=disable`"), "{told}");
 }

@@ -1,5 +1,5 @@
-//! Connections to Redis that lead nowhere: to a master that was demoted, to a server that loads, through a network that
-//! drops everything, and those that the server has closed. The store finds its way by itself.
+//! Connections to Redis that can no longer be used: to a demoted master, to a replica without its master, through a
+//! network that drops all packets, and those that the server has closed. The store replaces them by itself.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -33,7 +33,7 @@ impl Connections {
         let builder = RedisStore::builder(&format!("redis://{address}/"));
         match self {
             Self::Shared => builder,
-            // No replica must answer, but the store still takes connections of its own.
+            // No replica must acknowledge a write, but the store still uses connections of its own.
             Self::OfItsOwn => builder.wait_replicas(0, Duration::from_millis(10)),
         }
     }
@@ -50,7 +50,8 @@ async fn post_until_reached(server: &Server, key: &str) -> Answer {
     eventually(post, |answer| answer.status != StatusCode::SERVICE_UNAVAILABLE).await
 }
 
-/// The name or the address leads to another server from now on; the old one keeps its connections.
+/// Runs the commands `becomes` on the old server, and then lets the address lead to a new server. The old server keeps
+/// its connections. Checks that the store reaches the new server within five seconds.
 async fn follows_when(becomes: &str, connections: Connections) {
     let (old, new) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
     let line = Proxy::to(old.address()).await;
@@ -95,7 +96,7 @@ async fn demoted_master_is_left_by_the_applications_connection() {
     assert_eq!(post_until_reached(&server, "k").await.text(), "charge 1");
 }
 
-/// A password that is replaced from time to time.
+/// A provider of a password that can be replaced.
 #[derive(Clone, Default)]
 struct Passwords(Arc<Mutex<String>>);
 
@@ -131,7 +132,7 @@ async fn rotated_password_is_used_at_the_next_connection() {
     }
 }
 
-/// A network that drops the packets of a connection and lets new ones through, as after a change of addresses.
+/// The network drops the packets of one connection and lets new connections through, as after a change of addresses.
 #[tokio::test]
 async fn black_holed_connection_is_replaced_within_seconds() {
     for connections in [Connections::Shared, Connections::OfItsOwn] {
@@ -139,7 +140,7 @@ async fn black_holed_connection_is_replaced_within_seconds() {
         let hole = Proxy::to(redis.address()).await;
         let line = Proxy::to(hole.address()).await;
         let server = serve(connections.to(line.address())).await;
-        // Each of its connections is used.
+        // So many requests use every connection of the store.
         for number in 0..40 {
             server.post_with_key("/charges", &format!("k{number}")).await;
         }

@@ -1,4 +1,4 @@
-//! A Redis master dies and its replica is promoted: what is kept, and what is lost.
+//! A Redis master dies and its replica is promoted: which claims and records are kept, and which are lost.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ async fn create_brief_charge(State(runs): State<Runs>) -> String {
     format!("charge {}", runs.run().await)
 }
 
-/// A master that the application reaches over a line, and a replica that follows it over another one.
+/// A master that the application reaches through a proxy, and a replica that follows the master through another proxy.
 struct Pair {
     master: RedisServer,
     replica: RedisServer,
@@ -41,19 +41,20 @@ impl Pair {
         RedisStore::builder(&format!("redis://{}/", self.line.address()))
     }
 
-    /// Waits until the replica has everything.
+    /// Waits until the replica has received everything.
     async fn until_in_sync(&self) {
         let replicas = async || self.master.command::<usize>("WAIT 1 1000").await;
         eventually(replicas, |&replicas| replicas == 1).await;
     }
 
-    /// Nothing that is written from now on reaches the replica.
+    /// Stops the replication: nothing that is written from now on reaches the replica.
     async fn stop_replication(&self) {
         self.until_in_sync().await;
         self.replication.set(Mode::Stops);
     }
 
-    /// The master is gone for good; the application is led to its former replica, as by a name or a virtual address.
+    /// Ends the master for good, and promotes the replica. The application's connections then lead to the promoted
+    /// server, as with a DNS name or a virtual address.
     async fn fail_over(self) -> (RedisServer, Proxy) {
         self.line.set(Mode::IsCut);
         self.replication.set(Mode::IsCut);
@@ -65,7 +66,7 @@ impl Pair {
     }
 }
 
-/// Otherwise a server waits five seconds for more replicas than the one that asks.
+/// Makes a server start a replication at once. By default it waits five seconds for further replicas.
 const AT_ONCE: &str = "--repl-diskless-sync-delay 0";
 
 async fn follower_of(address: &str) -> RedisServer {
@@ -82,7 +83,7 @@ async fn serve(store: RedisStoreBuilder, runs: &Runs) -> (Server, Registry) {
     (Server::start(app.layer(registry.layer())).await, registry)
 }
 
-/// The store reconnects within a second or so; until then requests are rejected.
+/// Repeats the request until the store has reconnected, which takes about a second. Until then, requests are rejected.
 async fn post_until_reached(server: &Server, key: &str) -> Answer {
     let post = async || server.post_with_key("/charges", key).await;
     eventually(post, |answer| answer.status != StatusCode::SERVICE_UNAVAILABLE).await
@@ -129,7 +130,7 @@ async fn failover_loses_an_unreplicated_record_and_reruns() {
     assert_eq!((retry.text(), retry.is_replay()), ("charge 3", false), "the price of asynchronous replication");
 }
 
-/// Shorter than the time limit of a store call.
+/// Shorter than the default `store_timeout`.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(300);
 
 #[tokio::test]
@@ -142,7 +143,7 @@ async fn wait_replicas_runs_nothing_with_an_unreplicated_claim() {
         assert_eq!(server.post_with_key("/charges", "new").await.rejection(), "store_unavailable");
     }
     assert_eq!(runs.started(), 1, "no success that the promoted replica does not know of");
-    // It acknowledges to the store what it is made master of.
+    // After the failover, this replica acknowledges the writes to the promoted server.
     let _follower = follower_of(&pair.replica.address()).await;
     let (_replica, _line) = pair.fail_over().await;
     let kept = post_until_reached(&server, "replicated").await;
@@ -172,7 +173,8 @@ async fn wait_replicas_records_again_after_the_failover() {
     assert_eq!((retry.text(), retry.is_replay(), runs.started()), ("charge 1", true, 1));
 }
 
-/// The renewal claims it again, and the replicas do not have that either.
+/// The master loses the claim of a running handler. The renewal claims the key again, and keeps this claim although no
+/// replica acknowledges it.
 #[tokio::test]
 async fn wait_replicas_keeps_the_lost_claim_of_a_handler() {
     let (pair, runs, of_other) = (Pair::start().await, Runs::held(), Runs::free());

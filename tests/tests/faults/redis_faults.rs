@@ -1,5 +1,5 @@
-//! A Redis that is killed or stands still under load: rejections, never a second execution, and no restart of the
-//! application.
+//! Redis is killed or pauses under load: requests are rejected, none is executed twice, and the application needs no
+//! restart. A Redis that restarts from a snapshot has lost the later records.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn create_charge(State(executions): State<Executions>, idempotency: Idempo
     format!("execution {}", executions.count(idempotency.key().unwrap_or_default()))
 }
 
-/// How many requests were rejected, of which each was executed once in the end.
+/// Returns how many requests were rejected while `disturb` ran. Checks that each key was executed once in the end.
 async fn rejected_while(disturb: impl AsyncFn(&RedisServer)) -> usize {
     const KEYS: usize = 2000;
 
@@ -42,7 +42,7 @@ async fn rejected_while(disturb: impl AsyncFn(&RedisServer)) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_and_restart_under_load_executes_nothing_twice() {
-    // A restart may be over before a store call gives up: how many are rejected is a matter of luck.
+    // A restart may be over before a store call gives up, so the number of rejections is not checked.
     rejected_while(async |redis| redis.restart().await).await;
 }
 
@@ -50,14 +50,14 @@ async fn a_kill_and_restart_under_load_executes_nothing_twice() {
 async fn redis_stopped_for_five_seconds_executes_nothing_twice() {
     let rejected = rejected_while(async |redis| {
         redis.signal("STOP");
-        // How long the fault lasts.
+        // The duration of the fault.
         tokio::time::sleep(Duration::from_secs(5)).await;
         redis.signal("CONT");
     });
     assert!(rejected.await > 0, "no store call waits for five seconds");
 }
 
-/// A snapshot is also what a backup is restored from.
+/// A restored backup has the same effect as a restart from a snapshot.
 #[tokio::test]
 async fn redis_restored_to_a_snapshot_executes_later_requests_again() {
     let redis = RedisServer::start(&["--appendonly no"]).await;

@@ -1,4 +1,5 @@
-//! A Sentinel promotes a replica under load: the store asks it for the master at every connection, and executes no key twice.
+//! A Sentinel promotes a replica under load: the store asks a Sentinel for the master at every new connection, and no
+//! key is executed twice.
 
 use std::time::Duration;
 
@@ -16,14 +17,14 @@ async fn create_charge(State(executions): State<Executions>, idempotency: Idempo
     format!("execution {}", executions.count(idempotency.key().unwrap_or_default()))
 }
 
-/// A busy disk must not hold a server up.
+/// Settings that start a replication at once, and keep a busy disk from delaying a server.
 const SETTINGS: [&str; 2] = ["--repl-diskless-sync-delay 0", "--appendonly no"];
 
 struct Shop {
-    /// Until it is gone.
+    /// The master, until the test ends it.
     master: Option<RedisServer>,
     replica: RedisServer,
-    /// Which the store asks in this order.
+    /// The Sentinels, in the order in which the store asks them.
     sentinels: Vec<Sentinel>,
     server: Server,
     executions: Executions,
@@ -37,7 +38,7 @@ impl Shop {
     async fn open_with(sentinels: usize, wait: Option<Duration>) -> Self {
         let master = RedisServer::start(&SETTINGS).await;
         let replica = replica_of(&master, &SETTINGS).await;
-        // Of one, its own vote is enough.
+        // A single Sentinel has only its own vote.
         let quorum = if sentinels == 1 { 1 } else { 2 };
         let sentinels: Vec<_> = (0..sentinels).map(|_| Sentinel::of_quorum(quorum, &master.address(), &[])).collect();
         for sentinel in &sentinels {
@@ -45,7 +46,7 @@ impl Shop {
             sentinel.until_it_knows_others(sentinels.len() - 1).await;
         }
         let addresses: Vec<_> = sentinels.iter().map(Sentinel::address).collect();
-        // The first one is gone.
+        // Nothing listens at the first address, as if that Sentinel were gone.
         let url = format!("redis+sentinel://127.0.0.1:1,{}/shop/0", addresses.join(","));
         let store = RedisStore::builder(&url);
         let store = wait.into_iter().fold(store, |store, timeout| store.wait_replicas(1, timeout));
@@ -64,7 +65,7 @@ impl Shop {
         &self.sentinels[0]
     }
 
-    /// Waits until the replica has everything.
+    /// Waits until the replica has received everything.
     async fn until_in_sync(&self) {
         let offset = async |server: &RedisServer| {
             let info = server.command::<String>("INFO replication").await;
@@ -74,7 +75,7 @@ impl Shop {
         eventually(offsets, |(master, replica)| master.is_some() && master == replica).await;
     }
 
-    /// Eight clients, who repeat what is rejected; the master fails among their requests.
+    /// Sends requests of eight clients, which repeat the rejected ones, while `fault` makes the master fail.
     async fn charge_while(&self, fault: impl Future<Output = ()>) {
         let charges = post_until_answered(&self.server, "/charges", "during-", 300);
         let ((answers, rejected), ()) = tokio::join!(charges, fault);
@@ -91,7 +92,7 @@ impl Shop {
         }
     }
 
-    /// The 20 keys from before the failover, and the 300 from during it.
+    /// Checks that the 20 keys from before the failover, and the 300 keys from during it, were each executed once.
     async fn assert_all_charged_once(&self) {
         self.replays("before-", 20).await;
         self.replays("during-", 300).await;
@@ -112,7 +113,7 @@ async fn paused_master_that_was_replaced_takes_no_claims() {
         shop.sentinel().fail_over().await;
     })
     .await;
-    // It believes to be the master for some seconds more.
+    // The former master believes for some more seconds that it is the master.
     shop.master().signal("CONT");
     shop.replays("before-", 20).await;
     shop.replays("during-", 300).await;
@@ -150,7 +151,8 @@ async fn idle_store_leaves_a_master_that_was_replaced() {
     shop.sentinel().fail_over().await;
     shop.sentinel().until_it_names(&shop.replica).await;
     shop.sentinel().until_it_is_heard().await;
-    // Nothing was sent meanwhile, so nothing has failed. It believes to be the master for some seconds more.
+    // No call was sent meanwhile, so none has failed. The former master believes for some more seconds that it is the
+    // master.
     shop.master().signal("CONT");
     let (answers, rejected) = post_until_answered(&shop.server, "/charges", "after-", 1).await;
     assert_eq!((answers.len(), rejected), (2, 0));
@@ -158,7 +160,7 @@ async fn idle_store_leaves_a_master_that_was_replaced() {
     assert!(shop.executions.repeated().is_empty());
 }
 
-/// The others agree by their votes.
+/// The votes of the other two Sentinels are enough.
 #[tokio::test]
 async fn master_is_replaced_when_one_of_three_sentinels_is_gone() {
     let mut shop = Shop::open_with(3, None).await;
@@ -181,14 +183,14 @@ async fn master_is_replaced_when_one_of_three_sentinels_is_gone() {
 async fn wait_replicas_waits_for_those_of_the_master_of_the_moment() {
     let shop = Shop::open_with(1, Some(Duration::from_millis(300))).await;
     let charge = async |key: &str| shop.server.post_with_key("/charges", key).await;
-    // A busy replica may be late.
+    // A busy replica may acknowledge a write too late.
     eventually(async || charge("k1").await, |answer| answer.status == 200).await;
     shop.replica.signal("STOP");
     assert_eq!(charge("k2").await.rejection(), "store_unavailable");
     assert_eq!(shop.executions.total(), 1);
     shop.replica.signal("CONT");
     eventually(async || charge("k2").await, |answer| answer.status == 200).await;
-    // The former master is the replica then.
+    // After the failover, the former master is the replica.
     shop.sentinel().fail_over().await;
     shop.sentinel().until_it_names(&shop.replica).await;
     eventually(async || charge("k3").await, |answer| answer.status == 200).await;

@@ -1,4 +1,5 @@
-//! Redis and PostgreSQL stand still, for a second and for ten, with the limits that an application has by default.
+//! Redis and PostgreSQL pause for one second and for ten, with the default limits. If no handler runs under a claim
+//! that was sent in a pause, the claim is given back.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ async fn create_charge(State(executions): State<Executions>, idempotency: Idempo
 
 const KEYS: usize = 300;
 
-/// How many requests were rejected, of which each has been executed once in the end.
+/// Returns how many requests were rejected. Checks that each key was executed once in the end.
 async fn rejected_while(store: impl StoreAdmin, signal: impl Fn(&str), pause: Duration) -> usize {
     let executions = Executions::default();
     let app = Router::new().route("/charges", post(create_charge)).with_state(executions.clone());
@@ -83,8 +84,8 @@ async fn create_payout(State(executions): State<Executions>, idempotency: Idempo
     format!("execution {}", executions.count(idempotency.key().unwrap_or_default()))
 }
 
-/// The claims of 50 requests go out to a store that stands still for longer than its limit and than a lease, so that no handler
-/// runs. When it goes on, it has none of them in the end.
+/// Sends 50 claims to a store that pauses for longer than `store_timeout` and a lease, so no handler runs. Checks that
+/// the store has none of these claims in the end.
 async fn claims_of_a_pause_are_given_back(path: &str, store: impl StoreAdmin + Clone, signal: impl AsyncFn(&str)) {
     let executions = Executions::default();
     let app = Router::new().route("/refunds", post(create_refund)).route("/payouts", post(create_payout));

@@ -1,4 +1,4 @@
-//! Connections, files and room that clients can use up: a store without them is busy, not unreachable, so that
+//! Clients can use up connections, files and disk space. A store without them is busy, not unreachable, so
 //! `on_store_error = "run"` runs nothing.
 
 use std::fs::File;
@@ -42,7 +42,7 @@ async fn assert_retries_are_rejected(server: &Server, runs: &Runs) {
     assert_eq!(runs.started(), 1);
 }
 
-/// Connects until the server, or what is in front of it, has no place left.
+/// Opens connections until the server, or the pooler in front of it, accepts no more.
 async fn use_all_places(options: &PgConnectOptions) -> Vec<PgConnection> {
     let mut connections = Vec::new();
     let mut rejected = 0;
@@ -98,7 +98,7 @@ async fn pgbouncer_without_places_runs_no_retry_unguarded() {
     let server = serve(PostgresStore::new(pool), &runs, Duration::from_secs(1)).await;
     assert_eq!(server.post_with_key("/runs", "k").await.text(), "run 1");
     let _others = use_all_places(&options).await;
-    // The first one may close the connections that are too old, and give their places to others.
+    // This request may close connections that are too old, and so make room for other clients.
     let _ = server.post_with_key("/runs", "k").await;
     let _more = use_all_places(&options).await;
     assert_retries_are_rejected(&server, &runs).await;
@@ -146,10 +146,10 @@ async fn redis_without_places_runs_no_retry_unguarded() {
     assert_eq!(replayed.text(), "run 1");
 }
 
-/// A request on a connection that is kept.
+/// A request with the key `k`, after which the connection stays open.
 const RETRY: &[u8] = b"POST /runs HTTP/1.1\r\nhost: test\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n";
 
-/// The next answer on the connection.
+/// Reads the next answer on the connection.
 async fn answer(connection: &mut TcpStream) -> String {
     let mut answer = String::new();
     loop {
@@ -165,7 +165,7 @@ async fn answer(connection: &mut TcpStream) -> String {
     }
 }
 
-/// Opens files until this process can open none.
+/// Opens files until this process can open no more.
 fn use_all_files() -> Vec<File> {
     std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
 }
@@ -214,7 +214,7 @@ fn process_without_files_runs_no_retry_unguarded() {
     });
 }
 
-/// To take a claim over, its lease is ended in the file of leases.
+/// A takeover ends the earlier lease in the file of leases, which is on the full disk too.
 #[tokio::test]
 async fn takeover_in_sqlite_on_a_full_disk_is_busy() {
     let disk = Tmpfs::mount(4);

@@ -1,4 +1,5 @@
-//! A call that gets no answer in time says nothing of the store: others hold its lock, or this process stood still.
+//! A store call without an answer in time does not show that the store is unreachable: another client may hold its
+//! lock, or this process may have been paused.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{Runs, Server, answer, eventually, leave_a_claim};
 use sqlx::Sqlite;
 
-/// The runs of the handlers that run unguarded, and those that hold the lock.
+/// The runs of the handlers with `on_store_error = "run"`, and those of the handler that holds the lock.
 type Shop = (Runs, Runs);
 
 #[idempotent(scope = "silent-runs", on_store_error = "run")]
@@ -29,7 +30,7 @@ async fn holds_the_lock(_tx: Tx<Sqlite>, State((_, holding)): State<Shop>) -> St
     format!("held {}", holding.run().await)
 }
 
-/// As a handler does that computes for long.
+/// Blocks its thread, as a handler with a long computation does.
 async fn block_the_thread() {
     std::thread::sleep(Duration::from_secs(1));
 }
@@ -54,7 +55,8 @@ async fn requests_beside_a_long_sqlite_transaction_are_not_run() {
     eventually(crashed, |code| code == "outcome_unknown").await;
     let holder = tokio::spawn(answer(server.post("/holds").header("idempotency-key", "k")));
     shop.1.until_started(1).await;
-    // Each waits for the whole limit: from the second one on, the store has answered no claim for that long.
+    // Each request waits for the whole `store_timeout`. From the second request on, the store has answered no claim for
+    // that long.
     for number in 0..4 {
         let rejected = server.post_with_key("/runs", &format!("k{number}")).await;
         assert_eq!(rejected.rejection(), "store_unavailable");
@@ -68,7 +70,7 @@ async fn requests_beside_a_long_sqlite_transaction_are_not_run() {
 }
 
 #[tokio::test]
-async fn request_in_flight_in_a_standstill_runs_once() {
+async fn request_in_flight_in_a_blocked_thread_runs_once() {
     let (file, shop) = (SqliteFile::new(), (Runs::free(), Runs::free()));
     let (server, _) = serve(&file, &shop).await;
     for number in 0..6 {

@@ -1,4 +1,4 @@
-//! What a client is told, and what is kept, when the store fails.
+//! The store fails: which answers clients get, and which claims and records are kept.
 
 use std::time::Duration;
 
@@ -111,8 +111,8 @@ async fn a_claim_whose_answer_was_lost_is_given_back() {
     assert_eq!((retry.text(), retry.is_replay()), ("charge 1", false));
 }
 
-/// Found by the fault suite: the handler had run in a process that died, a claim that took over was given back, and the
-/// next execution was told that it was the first.
+/// Regression test: the handler had run in a process that died, and a takeover of its claim was given back. The next
+/// execution was then told that it was the first attempt.
 #[tokio::test]
 async fn claim_given_back_hides_no_crashed_attempt() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
@@ -137,7 +137,8 @@ async fn claim_that_arrives_after_its_rejection_is_given_back() {
         let (server, _) = serve(&runs, store.clone()).await;
         store.on_claim(Fault::ArrivesLate);
         assert_unavailable(&server.post_with_key(path, "k").await);
-        // Under `after_crash = "reject"`, the release keeps it out. Otherwise it is looked for until it has arrived.
+        // Under `after_crash = "reject"`, the release keeps the late claim out. Otherwise the engine looks for the
+        // claim until it has arrived.
         eventually(async || store.ends() + store.looks(), |&tried| tried >= 1).await;
         store.on_claim(Fault::None);
         store.let_through();
@@ -157,7 +158,7 @@ async fn claim_answered_after_its_lease_runs_unless_taken_over() {
         let late = async { server.post_with_key("/short-lease", "k").await };
         let meanwhile = async {
             let key = RecordKey::new("short-lease", None, "k");
-            // The store lists a claim whose lease expired without one.
+            // A claim whose lease has expired has `lease: None`.
             eventually(
                 async || store.get(&key).await.expect("the store answers").map(|entry| entry.state),
                 |state| matches!(state, Some(EntryState::Claimed { lease: None, .. })),
@@ -189,7 +190,7 @@ async fn a_waiter_that_saw_another_request_run_never_runs_unguarded() {
         runs.until_started(1).await;
         let waiter = async { server.post_with_key("/runs-after-waiting", "k").await };
         let break_store = async {
-            // It waits.
+            // The second request waits.
             eventually(async || store.looks(), |&looks| looks >= 1).await;
             store.on_claim(Fault::Unreachable);
             runs.let_finish(2);
@@ -215,8 +216,8 @@ async fn on_store_error_run_runs_unguarded() {
     }
 }
 
-/// One client fills the store. Another one must not have its retries executed for that.
-/// A store that can be read can be asked, whatever it makes of a claim.
+/// If one client fills the store, the retries of other clients must not run again. So a store that can still be read
+/// does not count as unreachable, whatever error a claim gets.
 #[tokio::test]
 async fn on_store_error_run_runs_nothing_beside_what_can_be_read() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
@@ -230,7 +231,7 @@ async fn on_store_error_run_runs_nothing_beside_what_can_be_read() {
     assert_eq!(runs.started(), 1);
 }
 
-/// The server answers the claim with `NOREPLICAS` or, on a replica, `READONLY`, and still reads.
+/// The server answers the claim with `NOREPLICAS` or, on a replica, `READONLY`, and still answers reads.
 #[tokio::test]
 async fn redis_that_takes_no_writes_runs_no_retry_unguarded() {
     let redis = RedisServer::start(&[]).await;
@@ -276,7 +277,7 @@ async fn caller_that_has_used_its_share_stops_no_other_one() {
         kept += 1;
     }
     assert!((2..10).contains(&kept), "{kept} records");
-    // Under every policy and in every scope.
+    // The limit holds under every policy and in every scope.
     for path in ["/charges", "/runs"] {
         assert_unavailable(&send("mallory", path, "more".to_owned()).await);
         assert_eq!(send("alice", path, "k".to_owned()).await.status, StatusCode::CREATED);
@@ -284,7 +285,7 @@ async fn caller_that_has_used_its_share_stops_no_other_one() {
     assert!(send("mallory", "/charges", "k0".to_owned()).await.is_replay());
     assert_eq!(runs.started(), kept + 2);
     assert!(logs.text().contains("used up its share") && !logs.text().contains("mallory"), "{}", logs.text());
-    // What is gone counts no more.
+    // A purged entry no longer counts.
     let first = RecordKey::new("charges", Some("mallory"), "k0");
     assert!(store.purge(&first).await.expect("memory answers"));
     assert_eq!(send("mallory", "/charges", "more".to_owned()).await.status, StatusCode::CREATED);
@@ -356,7 +357,7 @@ async fn the_claim_is_held_while_the_recording_is_tried_again() {
     let (server, _) = serve(&runs, store.clone()).await;
     store.on_complete(Fault::Unreachable);
     assert_eq!(server.post_with_key("/short-lease", "k").await.text(), "charge 1");
-    // Longer than the lease of 200 ms: retries come at 50, 100, 200, 400 ms.
+    // The retries come after 50, 100, 200 and 400 ms, in all longer than the lease of 200 ms.
     eventually(async || store.completions(), |&tried| tried >= 5).await;
     let key = RecordKey::new("short-lease", None, "k");
     let entry = store.get(&key).await.expect("the store answers").expect("the key has an entry");
@@ -430,7 +431,7 @@ async fn handler_that_lost_its_claim_overwrites_no_successor() {
     let first = tokio::spawn(answer(server.post("/short-lease").header("idempotency-key", "k")));
     runs.until_started(1).await;
     store.on_renew(Fault::Unreachable);
-    // The lease expires while its holder cannot renew it, and a retry elsewhere takes over.
+    // The lease expires while its holder cannot renew it, and a retry in another process takes over.
     let key = RecordKey::new("short-lease", None, "k");
     let state = async || store.get(&key).await.expect("the store answers").map(|entry| entry.state);
     eventually(state, |state| matches!(state, Some(EntryState::Claimed { lease: None, .. }))).await;

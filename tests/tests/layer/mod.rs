@@ -1,12 +1,12 @@
 //! `IdempotencyLayer`: around routers, around services, and around annotated handlers.
 
-mod asking;
 mod beneath;
 mod claims_that_end;
 mod copied;
 mod covered;
 mod extractors;
 mod forwarded;
+mod forwarding_extractors;
 mod late;
 mod made_anew;
 mod marks;

@@ -130,6 +130,30 @@ async fn method_path_query_and_body_must_be_repeated() {
     assert!(send(&server, Method::POST, "/default?a=1", "tea").await.is_replay(), "rejections change nothing");
 }
 
+/// A body of more than 8 KiB is digested with another algorithm.
+#[tokio::test]
+async fn a_long_body_must_be_repeated_to_its_last_byte() {
+    let runs = Runs::free();
+    let server = serve(&runs).await;
+    let send = async |key: &str, body: &[u8]| {
+        answer(server.post("/default").header("idempotency-key", key).body(body.to_vec())).await
+    };
+    for length in [8 * 1024, 8 * 1024 + 1, 100_000, 1_000_000] {
+        let (key, body) = (length.to_string(), vec![b'x'; length]);
+        assert!(!send(&key, &body).await.is_replay());
+        for changed in [0, length / 2, length - 1] {
+            let mut other = body.clone();
+            other[changed] = b'y';
+            assert_eq!(send(&key, &other).await.rejection(), "key_reused", "byte {changed} of {length}");
+        }
+        for other in [&body[1..], &[&body[..], b"x"].concat()] {
+            assert_eq!(send(&key, other).await.rejection(), "key_reused", "{} bytes in place of {length}", other.len());
+        }
+        assert!(send(&key, &body).await.is_replay());
+    }
+    assert_eq!(runs.started(), 4);
+}
+
 #[tokio::test]
 async fn an_expression_is_all_that_must_be_repeated() {
     let server = serve(&Runs::free()).await;

@@ -105,7 +105,8 @@ async fn key_that_is_no_uuid_is_rejected() {
             assert_rejected(&server.post_with_key(path, other).await, &format!("The key is not a UUID. {send}"));
         }
         let nil = server.post_with_key(path, "00000000-0000-0000-0000-000000000000").await;
-        let is_mistake = "The key is what a program makes of a missing value, so that all of its requests have it.";
+        let is_mistake =
+            "The key is a text that programs make from a missing value, so all requests of such a program have it.";
         assert_rejected(&nil, &format!("{is_mistake} {send}"));
     }
     assert_eq!(runs.started(), 0);

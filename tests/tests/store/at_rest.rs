@@ -1,4 +1,4 @@
-//! What lies in a store: keys as digests, records sealed, and what becomes of them when the sealing keys change.
+//! Data at rest: keys as digests, sealed records, and what happens to both when the sealing keys change.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -79,7 +79,8 @@ async fn charge(server: &Server, path: &str) -> Answer {
     answer(request.header("authorization", CREDENTIALS).body(REQUEST)).await
 }
 
-/// Charges over a plain store, whose dump must show what is recorded, and over a private one, whose dump must not.
+/// Sends a charge to a plain store, whose dump must show the recorded texts, and to a private one, whose dump must not
+/// show them.
 async fn a_dump_shows_no_secret<S: StoreAdmin>(
     path: &str,
     (plain, plain_folder): (S, &Path),

@@ -1,4 +1,4 @@
-//! The handlers that the promises of the stores are shown with.
+//! Handlers for the tests of the stores' promises.
 
 use axum::Router;
 use axum::extract::State;
@@ -8,7 +8,7 @@ use idempotent_runtime::store::StoreAdmin;
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::{Answer, Runs, Server, answer};
 
-/// Answers a body of `tea` with the number of the run alone, and repeats any other.
+/// Answers with the number of the run, and repeats the body unless it is `tea`.
 #[idempotent(scope = "charges")]
 async fn create_charge(State(runs): State<Runs>, body: String) -> ([(&'static str, &'static str); 2], String) {
     let charge = format!("charge {}{}", runs.run().await, body.replace("tea", ""));
@@ -29,7 +29,8 @@ pub(crate) async fn send(server: &Server, key: &str) -> Answer {
     answer(server.post("/charges").header("idempotency-key", key).body("tea")).await
 }
 
-/// Requests with one key, on each of the servers in turn, while the first of them runs.
+/// Sends requests with one key to the servers in turn, while the first request runs. Checks that all of them get its
+/// response.
 pub(crate) async fn assert_all_waiters_get_one_response(servers: &[Server], runs: &Runs) {
     let waiters = (0..50).map(|number| servers[number % servers.len()].post_with_key("/waits", "k"));
     let (answers, ()) = tokio::join!(join_all(waiters), async {

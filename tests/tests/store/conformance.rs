@@ -1,4 +1,4 @@
-//! Every store keeps every rule of the `Store` contract.
+//! Every store follows every rule of the `Store` contract.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use idempotent_runtime::store::{MemoryStore, PostgresStore, RedisStore, SqliteSt
 use idempotent_runtime::testing::conformance;
 use idempotent_tests::redis::{RedisCluster, RedisServer};
 
-/// Runs each rule in a test of its own, for a store that comes with what must outlive it.
+/// Defines a test for each rule. `$store` gives a store and a value that must outlive it.
 macro_rules! rules_for {
     ($name:ident, $store:expr, [$($rule:ident),* $(,)?]) => {
         mod $name {

@@ -1,4 +1,4 @@
-//! A store with one flaw fails the rule that forbids it.
+//! A store with one flaw fails the rule that forbids the flaw.
 
 use std::panic::AssertUnwindSafe;
 

@@ -1,4 +1,4 @@
-//! A store with one flaw, over a store that has none.
+//! A store with one flaw, which wraps a store without flaws.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -80,7 +80,7 @@ pub(crate) enum Flaw {
 pub(crate) struct Flawed {
     store: MemoryStore,
     flaw: Flaw,
-    /// Where no claim is kept from arriving any more.
+    /// The keys for which this store has forgotten that a claim was given back.
     forgotten: Mutex<HashSet<RecordKey>>,
 }
 
@@ -105,7 +105,8 @@ impl Flawed {
         self.forgotten.lock().expect("no test panics in here").insert(key.clone());
     }
 
-    /// Claims the key anew and returns the token: with it every write succeeds, as in a store that compares no tokens.
+    /// Purges and claims the key, and returns the token. A write with it succeeds, as in a store that compares no
+    /// tokens.
     async fn seize(&self, key: &RecordKey) -> Token {
         let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
             .with_lease(Duration::from_mins(10))

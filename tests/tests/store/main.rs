@@ -1,4 +1,4 @@
-//! The four stores: the contract that all of them keep, and what each promises beyond it.
+//! The four stores: the contract that all of them follow, and the promises of each store beyond the contract.
 
 mod at_rest;
 mod changed_records;

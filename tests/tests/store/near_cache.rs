@@ -1,4 +1,4 @@
-//! Records at hand: replayed without the store, and no longer than the registry says.
+//! The near cache: records are replayed without the store, but no longer than the registry allows.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn fails_after_a_step(
     Ok((StatusCode::INTERNAL_SERVER_ERROR, run.to_string()))
 }
 
-/// A small part of a large buffer, as a client of another service or a file gives it.
+/// Answers with a small part of a large buffer. A handler gets such a part from an HTTP client or a file.
 #[idempotent(scope = "near-slices")]
 async fn slice() -> Bytes {
     Bytes::from(vec![1; MEGABYTE]).slice(..100)
@@ -62,7 +62,7 @@ async fn large(State(runs): State<Runs>) -> Vec<u8> {
     vec![b'x'; 900_000]
 }
 
-/// One process of an application.
+/// Starts the server of one process of an application.
 async fn serve(registry: RegistryBuilder, runs: &Runs) -> Server {
     let registry = registry.store_timeout(Duration::from_millis(300)).build();
     let app = Router::new()
@@ -161,7 +161,7 @@ async fn no_record_is_kept_beyond_its_time_to_live() {
     eventually(async || send(&server, "/short", "k", "tea").await.text().to_owned(), |text| text == "tea 2").await;
 }
 
-/// The store has kept the record since the first try, whose answer did not come.
+/// The store has the record since the first try, whose answer was lost. The ttl of the record began then.
 #[tokio::test]
 async fn record_with_a_lost_answer_is_not_kept_beyond_its_ttl() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
@@ -169,7 +169,7 @@ async fn record_with_a_lost_answer_is_not_kept_beyond_its_ttl() {
     let another_process = serve(Registry::builder(store.clone()), &runs).await;
     store.on_complete(Fault::AnswerIsLost);
     assert_eq!(send(&server, "/short", "k", "tea").await.text(), "tea 1");
-    // Each try is cut off after a while.
+    // Each try ends at `store_timeout`.
     eventually(async || store.completions(), |tries| *tries >= 2).await;
     store.on_complete(Fault::None);
     eventually(async || store.completions(), |tries| *tries >= 3).await;
@@ -184,7 +184,7 @@ async fn waits(State(runs): State<Runs>, body: String) -> Charged {
     charged(&runs, &body).await
 }
 
-/// A waiter finds that the request which it waited for has left nothing.
+/// A waiter finds that the request for which it waited has left no record.
 #[tokio::test]
 async fn look_that_finds_nothing_forgets_no_other_record() {
     let (runs, store) = (Runs::free(), FaultyStore::new());
@@ -194,7 +194,8 @@ async fn look_that_finds_nothing_forgets_no_other_record() {
     let other = store.seed_in_flight(RecordKey::new("near-waits", None, "w")).await;
 
     store.on_complete(Fault::AnswerIsLate);
-    // Of 64 groups of keys, one is forgotten with the absent key: not those of all of these keys, or once in 262,144 times.
+    // An absent key keeps the records of its group of keys out of the cache. There are 64 groups, so all three keys are
+    // in the group of the absent one only once in 262,144 runs.
     let keys = ["k1", "k2", "k3"];
     let charge = |key| tokio::spawn(answer(server.post("/charges").header("idempotency-key", key).body("tea")));
     let charging = keys.map(charge);
@@ -292,7 +293,7 @@ async fn near_cache_holds_no_buffer_that_a_body_was_cut_from() {
     assert!(grown < 32 * 1024, "{grown} kB for bodies of 10 kB");
 }
 
-/// In kB.
+/// Returns the resident memory of this process in kB.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells it");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it names it");
@@ -310,7 +311,7 @@ async fn body_of_nearly_the_bound_is_at_hand() {
         assert_eq!((replay.is_replay(), replay.body.len()), (true, 900_000), "{key}");
         store.on_claim(Fault::None);
     }
-    // There is room for one of them.
+    // The cache has room for only one of the two bodies.
     store.on_claim(Fault::Unreachable);
     assert_eq!(send(&server, "/large", "first", "").await.rejection(), "store_unavailable");
 }

@@ -1,4 +1,4 @@
-//! What holds for every record, key and fingerprint.
+//! Properties of every record, key and fingerprint.
 
 use http::HeaderValue;
 use idempotent_runtime::store::{Claim, Token};
@@ -7,7 +7,7 @@ use idempotent_runtime::{Fingerprint, IdempotencyKey, Record, RecordKey};
 use idempotent_tests::any::{YEAR_10000, record, time};
 use proptest::prelude::*;
 
-/// Any time, and often one at an end of what RFC 3339 tells.
+/// Generates any time, and often one near an end of the range of RFC 3339.
 fn millis() -> impl Strategy<Value = i64> {
     prop_oneof![any::<i64>(), -2000..2000_i64, YEAR_10000 - 2000..YEAR_10000 + 2000]
 }

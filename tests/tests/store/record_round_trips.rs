@@ -1,4 +1,4 @@
-//! Whatever is recorded in a store comes back from it as it was.
+//! A store returns every record unchanged.
 
 use std::time::Duration;
 

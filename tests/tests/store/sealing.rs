@@ -1,4 +1,5 @@
-//! What a sealed record is bound to, and what shows nothing of records and keys.
+//! A sealed record is bound to its store, deployment and expiry. Neither `Debug` nor freed memory shows the content of
+//! records and keys.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -36,14 +37,14 @@ async fn short_lived(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("run {}", runs.run().await))
 }
 
-/// Fails after its step, so that a retry takes the step's result.
+/// Fails after its step, so that a retry uses the recorded result of the step.
 #[idempotent(scope = "bound-steps")]
 async fn order(State(runs): State<Runs>, idempotency: Idempotency) -> Result<StatusCode, Response<axum::body::Body>> {
     idempotency.step("reserve", || async { Ok::<_, Response<axum::body::Body>>(runs.run().await) }).await?;
     Ok(StatusCode::BAD_GATEWAY)
 }
 
-/// What this library writes before sealed content.
+/// A body that begins as sealed content of this library does.
 const BEGINNING: &[u8] = b"\xffIDSEAL\x02 and more";
 
 #[idempotent(scope = "like-sealed")]
@@ -116,7 +117,7 @@ async fn record_moved_to_another_store_is_rejected() {
     assert_eq!(rejected.rejection(), "store_unavailable", "its default store has the record of the other one");
 }
 
-/// Its entries live for a day, whatever they are told.
+/// A store that keeps records for a day, whatever their ttl is.
 #[derive(Clone, Default)]
 struct KeepsAll(MemoryStore);
 
@@ -141,7 +142,7 @@ async fn record_kept_beyond_its_expiry_is_rejected() {
     assert_eq!(runs.started(), 1);
 }
 
-/// The result of a step is changed by a writer to the store.
+/// A store in which another writer has changed the result of a step.
 #[derive(Clone)]
 struct ChangesSteps(MemoryStore, RecordedBody);
 
@@ -174,7 +175,7 @@ async fn changed_result_of_a_step_is_rejected_and_never_run_again() {
     }
 }
 
-/// Its record is made without the registry, as by the program `idempotent`.
+/// The record of the resolution is made without the registry, as the program `idempotent` does.
 #[tokio::test]
 async fn resolution_is_sealed_for_its_store_and_deployment() {
     for (store_name, deployment, is_replayed) in
@@ -212,7 +213,7 @@ fn key_that_repeats_one_byte_is_rejected() {
     }
 }
 
-/// A program that returns the error from `main` prints it by `Debug`.
+/// A program that returns the error from `main` prints it with `Debug`.
 #[test]
 fn debug_of_a_malformed_sealing_key_is_its_message() {
     let malformed = "secret".parse::<SealingKey>().expect_err("it has other bytes");
@@ -251,7 +252,8 @@ fn debug_shows_no_content() {
     assert!(format!("{keys:?}").contains("SealingKey(..)"));
 }
 
-/// What this process has in its memory. It is prepared before the search: an allocation would overwrite what was freed.
+/// The memory of this process. It is opened before the key is dropped, because an allocation in between could overwrite
+/// what was freed.
 struct Memory {
     maps: String,
     content: File,
@@ -263,7 +265,7 @@ impl Memory {
         Self { maps, content: File::open("/proc/self/mem").expect("a process reads its own memory") }
     }
 
-    /// In how many places, its stacks aside, these bytes are, which are given inverted.
+    /// Returns in how many places outside of the stacks the memory has these bytes, which are given inverted.
     fn copies_of(&self, inverted: &[u8]) -> usize {
         let here = std::ptr::from_ref(&inverted).addr() as u64;
         let mut copies = 0;
@@ -283,7 +285,8 @@ impl Memory {
     }
 }
 
-/// The base64 of a key, and the second half of its bytes inverted: this process must not have them as they are.
+/// Returns a key in base64, and the second half of its bytes inverted, so that the test itself keeps no copy of them
+/// that the search would find.
 fn any_key() -> (String, Vec<u8>) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digits = std::iter::repeat_with(|| char::from(DIGITS[fastrand::usize(..64)]));

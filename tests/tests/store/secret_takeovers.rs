@@ -1,4 +1,5 @@
-//! A claim that was made with another secret is taken over in a rotation: by a handler with a `Tx`, and by one that crashes too.
+//! In a rotation of secrets, a claim that was made without the new secret is taken over: by a handler with a `Tx`, and
+//! by a handler that crashes too.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +22,7 @@ async fn in_sqlite(_: Tx<Sqlite>, State(runs): State<Runs>) -> (StatusCode, Stri
     (StatusCode::CREATED, format!("run {}", runs.run().await))
 }
 
-/// The claim is of a process that sealed nothing.
+/// Checks that a takeover of the claim of a process that sealed nothing runs once and is recorded.
 async fn takeover_commits_in_one_run(store: impl StoreAdmin, scope: &str, path: &str) {
     leave_a_claim(&store, scope, Duration::from_millis(100)).await;
     let sealed = Registry::builder(store).seal_with(sealing_key(1));
@@ -59,7 +60,8 @@ async fn serve(registry: RegistryBuilder, runs: &Runs) -> Server {
     Server::start(app.layer(registry.build().layer())).await
 }
 
-/// The claim is of a process that sealed nothing. The last process accepts only what was made with the secret.
+/// Checks that a third process runs a request whose handler crashed in two processes. The first process sealed nothing.
+/// The third one accepts only what was made with the secret.
 async fn claim_that_crashed_twice_is_taken_over(store: impl StoreAdmin + Clone) {
     let (key, token) = leave_a_claim(&store, "secret-takeovers", Duration::from_mins(1)).await;
     assert_eq!(store.renew(&key, token, Duration::ZERO).await.expect("the store answers"), Held::Yes);
@@ -71,7 +73,7 @@ async fn claim_that_crashed_twice_is_taken_over(store: impl StoreAdmin + Clone) 
         crashing.until_started(1).await;
         let entry = store.get(&key).await.expect("the store answers").expect("the key has an entry");
         let EntryState::Claimed { token, attempt: 2, .. } = entry.state else { panic!("{entry:?}") };
-        // As if its process had died.
+        // The lease ends, as if the process had died.
         assert_eq!(store.renew(&key, token, Duration::ZERO).await.expect("the store answers"), Held::Yes);
         let retry = third.post_with_key("/", "k").await;
         crashing.let_finish(1);

@@ -1,4 +1,4 @@
-//! What a registry derives from its secrets, while processes with different secrets share a store.
+//! Values that a registry derives from its secrets, while processes with different secrets share a store.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -8,15 +8,19 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use idempotent_runtime::store::{EntryState, MemoryStore, PostgresStore, SqliteStore, StoreAdmin};
-use idempotent_runtime::{Fingerprint, Idempotency, RecordKey, Registry, RegistryBuilder, Tx, idempotent};
+use idempotent_runtime::store::{
+    ClaimRequest, EntryState, Held, MemoryStore, PostgresStore, SqliteStore, Store as _, StoreAdmin, Token,
+};
+use idempotent_runtime::{
+    Fingerprint, Idempotency, Record, RecordKey, RecordedBody, Registry, RegistryBuilder, Tx, idempotent,
+};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::{Answer, Dump, Fault, FaultyStore, Logs, Runs, Server, answer, eventually, sealing_key, stores};
 use sqlx::Postgres;
 
 const KEY: &str = "8e03978e";
 
-/// Answers with 402, which is not recorded, to those who order nothing.
+/// Answers 402, which is not recorded, to an order of `nothing`.
 async fn charge(runs: &Runs, idempotency: &Idempotency, order: &str) -> (StatusCode, String) {
     let reference = idempotency.downstream_key("card-network");
     let run = runs.run().await;
@@ -92,7 +96,8 @@ const ALSO_KNOWN: Setting = |registry| registry.seal_with([sealing_key(1), seali
 const DIGESTING_TOO: Setting = |registry| OLD(registry).digest_with(sealing_key(3));
 const NEW_KNOWN: Setting = |registry| registry.open_with(sealing_key(2));
 
-/// The first request reaches one process and its retries another one, while it runs and when it is recorded.
+/// Sends a request to one process and its retries to another one, while the request runs and when it is recorded.
+/// Checks that both processes treat them as one request.
 async fn is_one_request<S: StoreAdmin>(path: &str, [one, other]: [S; 2], [of_one, of_other]: [Setting; 2]) {
     let runs = Runs::held();
     let (one, other) = (serve(one, of_one, &runs).await, serve(other, of_other, &runs).await);
@@ -139,7 +144,7 @@ async fn each_phase_of_new_secrets_knows_the_requests_of_the_other() {
     }
 }
 
-/// Without the memory that clones of a store share.
+/// Returns two stores of one database, which do not share the memory that clones of a store share.
 async fn of_two_processes() -> [PostgresStore; 2] {
     let database = PostgresServer::shared().await.database().await;
     [stores::migrated(&database.pool(3).await).await, stores::migrated(&database.pool(3).await).await]
@@ -152,7 +157,7 @@ async fn transactions_are_one_request_in_each_phase_of_a_rotation() {
     }
 }
 
-/// A lock has a few bits of a fingerprint, which tell nothing to a process with another secret.
+/// A lock contains a few bits of a fingerprint. A process with another secret cannot compare them.
 #[tokio::test]
 async fn transaction_under_another_secret_is_in_flight() {
     for [one, other] in [[OLD, NEW_AND_OLD], [NEW_AND_OLD, OLD], [PLAIN, OLD], [OLD, PLAIN]] {
@@ -168,7 +173,7 @@ async fn transaction_under_another_secret_is_in_flight() {
     }
 }
 
-/// The first 8 digits, of the only entry in the store.
+/// Returns the first 8 digits of the fingerprint of the store's only entry: the id of its secret.
 async fn key_id(store: &impl StoreAdmin) -> String {
     let page = store.list(None, 10).await.expect("the store answers");
     let [entry] = &page.entries[..] else { panic!("one entry: {page:?}") };
@@ -207,7 +212,7 @@ async fn unknown_secret_is_rejected_and_named_and_runs_nothing() {
                 "{error}"
             );
         }
-        // As if its process had died.
+        // The lease expires, as if the process had died.
         store.on_renew(Fault::Unreachable);
         let key = RecordKey::new(if path == "/charges" { "secret-charges" } else { "secret-transfers" }, None, KEY);
         eventually(
@@ -223,7 +228,28 @@ async fn unknown_secret_is_rejected_and_named_and_runs_nothing() {
     }
 }
 
-/// The claim of a process that died was made with the old secret, or without one. The record of the retry outlives that secret.
+/// A later release of the library, which computes fingerprints in another way, has claimed and recorded the key.
+#[tokio::test]
+async fn fingerprint_of_another_algorithm_runs_nothing() {
+    let (runs, store) = (Runs::free(), MemoryStore::new());
+    let server = serve(store.clone(), PLAIN, &runs).await;
+    let key = RecordKey::new("secret-charges", None, KEY);
+    let fingerprint = Fingerprint::from_bytes(std::array::from_fn(|at| if at == 3 { 2 } else { 0 }));
+    let request = ClaimRequest::new(Token::unique(), fingerprint);
+    store.claim(&key, request).await.expect("the key is free");
+    let is_unavailable =
+        async || assert_eq!(send(&server, "/charges", "acme", "tea").await.rejection(), "store_unavailable");
+    is_unavailable().await;
+    let body = RecordedBody::Whole("run 1".into());
+    let record = Record::new(StatusCode::CREATED, Vec::new(), body, fingerprint, SystemTime::now());
+    let completed = store.complete(&key, request.token, record, Duration::from_hours(1)).await;
+    assert_eq!(completed.expect("the store answers"), Held::Yes);
+    is_unavailable().await;
+    assert_eq!(runs.started(), 0);
+}
+
+/// The claim of a process that died was made with other secrets, or without one. A third process with other secrets
+/// replays the record of the retry.
 #[tokio::test]
 async fn takeover_in_a_rotation_is_replayed_after_it() {
     const NEW: Setting = |registry| registry.seal_with(sealing_key(2));
@@ -258,7 +284,7 @@ async fn takeover_in_a_rotation_is_replayed_after_it() {
     }
 }
 
-/// What is compared, and each hint.
+/// Returns the part of a fingerprint that is compared, and each of its hints.
 fn parts(fingerprint: Fingerprint) -> [Vec<u8>; 7] {
     let bytes = fingerprint.as_bytes();
     [4..20, 20..22, 22..24, 24..26, 26..28, 28..30, 30..32].map(|part| bytes[part].to_vec())

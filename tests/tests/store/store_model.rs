@@ -1,4 +1,4 @@
-//! Random operations on a store, beside a state machine that says what each must answer.
+//! Random operations on a store, whose answers are compared with those of a state machine.
 
 use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use idempotent_tests::stores;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-/// One call; keys, tokens, fingerprints and records are small numbers, so that they meet often.
+/// One call. Keys, tokens, fingerprints and records are small numbers, so that calls often share them.
 #[derive(Clone, Debug)]
 enum Operation {
     Claim { key: u8, token: u8, fingerprint: u8, after_crash: AfterCrash },
@@ -30,7 +30,7 @@ enum Answer {
     Claim(Claim),
     Held(Held),
     Purged(bool),
-    /// Whether the entry of the key expires.
+    /// Whether the entry of the key expires. `None` if there is no entry.
     Expires(Option<bool>),
 }
 
@@ -44,12 +44,12 @@ struct ModelEntry {
     record: Option<u8>,
 }
 
-/// The contract in ten lines.
+/// The contract as a state machine.
 #[derive(Default)]
 struct Model(HashMap<u8, ModelEntry>);
 
 impl Model {
-    /// Whether nothing of the token that is released stands under the key.
+    /// Returns whether the operation releases a token that has no entry under the key.
     fn is_free(&self, operation: &Operation) -> bool {
         let Operation::Release { key, token } = operation else { return false };
         self.0.get(key).is_none_or(|entry| entry.token != *token)
@@ -74,7 +74,7 @@ impl Model {
                         dead.attempt + 1
                     }
                     Some(dead) => {
-                        // What is rejected once stays rejected.
+                        // A claim whose outcome was once reported as unknown no longer expires.
                         dead.expires &= after_crash == AfterCrash::Rerun || dead.fingerprint != fingerprint;
                         return Answer::Claim(Claim::Lapsed { fingerprint: digest(dead.fingerprint) });
                     }
@@ -121,7 +121,7 @@ fn numbered(number: u8) -> Record {
     )
 }
 
-/// Keys and tokens of one run, apart from those of every other one in the same store.
+/// The keys and tokens of one run, which no other run in the same store uses.
 struct Names {
     run: Token,
     tokens: HashMap<(u8, u8), Token>,
@@ -140,8 +140,9 @@ impl Names {
         *self.tokens.entry((key, token)).or_insert_with(Token::unique)
     }
 
-    /// A token that was released claims nothing any more: on every store without its claim, as a rule of the conformance suite
-    /// says, and in a Redis Cluster after its claim too. The engine claims with a new one.
+    /// Forgets a token that was released, because it cannot claim anything any more. In every store, this holds for a
+    /// token that had no claim, as a rule of the conformance suite says. In a Redis Cluster, it also holds for a token
+    /// that had one. The engine claims with a new token.
     fn forget_what_was_released(&mut self, operation: &Operation) {
         if let &Operation::Release { key, token } = operation {
             self.tokens.remove(&(key, token));

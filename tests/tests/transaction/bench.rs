@@ -1,4 +1,4 @@
-//! A server whose handlers write to a database of its own through a `Tx`.
+//! A server with its own database, in which its handlers write through a `Tx`.
 
 use idempotent_tests::postgres::Database;
 use idempotent_tests::{Runs, Server};

@@ -1,4 +1,4 @@
-//! The isolation of a handler's transaction, and what a serialization failure is told as.
+//! The isolation level of a handler's transaction, and the answer to a serialization failure.
 
 use axum::Router;
 use axum::extract::State;
@@ -23,7 +23,8 @@ async fn isolation_is_that_of_the_handlers_transaction() {
         for request in [server.post(path), server.post(path).header("idempotency-key", "k")] {
             assert_eq!(answer(request.body(level)).await.status, StatusCode::CREATED, "{path}");
         }
-        // No conflict: the transaction is in order, or was aborted by what the client is told.
+        // The transaction is in order, or an error that is no conflict has aborted it: the client gets the handler's
+        // answer.
         for (steps, status) in [("insert a|answer 500", 500), ("sql SELECT 1 / 0|answer 409", 409)] {
             let own = answer(server.post(path).header("idempotency-key", key_of(steps)).body(steps)).await;
             assert_eq!((own.status.as_u16(), own.text()), (status, ""), "{path} {steps}");
@@ -59,7 +60,8 @@ async fn serialization_failure_is_503_and_the_retry_succeeds() {
     let registry = Registry::new(PostgresStore::new(bench.pool.clone()));
     let app = Router::new().route("/charges", post(counts)).with_state(runs.clone()).layer(registry.layer());
     let server = Server::start(app).await;
-    // At a statement: the row was updated meanwhile. At the record or at COMMIT: both have read what the other one writes.
+    // `update` fails at its statement, because the row was updated meanwhile. `insert` fails at the record or at
+    // COMMIT, because each handler has read what the other one writes.
     for how in ["update", "insert"] {
         let started = runs.started();
         let keys = [format!("{how} 1"), format!("{how} 2")];
@@ -105,7 +107,7 @@ async fn serializable_by_default_no_key_begins_twice() {
         join_all(requests.map(|(key, number)| send(&servers[number % 2], key, key))).await;
     }
     for key in &keys {
-        // On a busy machine, each of the four may have been rejected before it began.
+        // On a busy machine, each of the four requests may have been rejected before it began.
         eventually(async || send(&servers[0], key, key).await, |answer| answer.status == StatusCode::CREATED).await;
         assert!(send(&servers[1], key, key).await.is_replay());
     }

@@ -1,6 +1,6 @@
 //! A handler with a `Tx`: its writes and its record commit together.
 //!
-//! The program runs `step` too.
+//! This test program also runs the tests in `step`.
 
 mod bench;
 mod isolation;

@@ -1,4 +1,4 @@
-//! What only PostgreSQL can show of a `Tx`: several processes, connections that are few, and lines that break.
+//! Tests of a `Tx` that need PostgreSQL: several processes, few connections, and connections that break.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn waits(mut tx: Tx<Postgres>, State(runs): State<Runs>, body: String) -> 
     format!("run {}", runs.run().await)
 }
 
-/// It answers as if nothing had happened.
+/// Ignores the error of a statement, and answers as if all had succeeded.
 #[idempotent(scope = "swallows")]
 async fn swallows_an_error(mut tx: Tx<Postgres>, State(runs): State<Runs>, body: String) -> StatusCode {
     insert(&mut tx, &body).await;
@@ -58,9 +58,9 @@ async fn create_tables(pool: &PgPool) {
     PostgresStore::new(pool.clone()).migrate().await.expect("the tables are made");
 }
 
-/// What one process has: a pool, a store, a registry and a server.
+/// Starts a server with its own store and registry over the pool, as one process has them.
 async fn process(pool: PgPool, runs: &Runs) -> (Server, Registry) {
-    // Longer than a busy machine takes for two hundred requests over two connections.
+    // Longer than a busy machine needs for two hundred requests over two connections.
     let registry = Registry::builder(PostgresStore::new(pool)).store_timeout(Duration::from_secs(30)).build();
     let app = Router::new()
         .route("/charges", post(create_charge))
@@ -106,8 +106,8 @@ async fn second_process_rejects_tells_requests_apart_and_replays() {
     assert_eq!(rows(&pool).await, ["tea"]);
 }
 
-/// Found by the fault suite: a process that asked whether its COMMIT had succeeded held the key for a moment, and a retry
-/// elsewhere was told that its key had been used for a different request.
+/// Regression test: a process that asked whether its COMMIT had succeeded held the key for a moment. A retry in another
+/// process was then told that its key had been used for a different request.
 #[tokio::test]
 async fn key_held_without_a_request_is_in_flight_not_reused() {
     let (database, pool) = database().await;
@@ -132,7 +132,7 @@ async fn key_held_without_a_request_is_in_flight_not_reused() {
     assert_eq!(runs.started(), 2, "the key was free");
 }
 
-/// Whether two statements run in one transaction, although none was begun.
+/// Returns whether two statements run in one transaction, although none was begun for them.
 async fn is_left_in_a_transaction(pool: &PgPool) -> bool {
     let of_statement = || async {
         let id = sqlx::query_scalar::<_, String>("SELECT pg_current_xact_id()::text").fetch_one(pool).await;
@@ -141,9 +141,9 @@ async fn is_left_in_a_transaction(pool: &PgPool) -> bool {
     of_statement().await == of_statement().await
 }
 
-/// Found by the fault suite: a process was stopped while it began a transaction. The time limit of its store dropped the
-/// future, sqlx gave the connection back with the transaction open, the next claim was granted in there, and rolled back
-/// with it while its handler ran.
+/// Regression test: a process was stopped while it began a transaction. `store_timeout` dropped the future, and sqlx
+/// gave the connection back to the pool with the transaction open. The next claim was granted in that transaction, and
+/// rolled back with it while its handler ran.
 #[tokio::test]
 async fn a_transaction_that_begins_too_late_is_rolled_back() {
     let (database, _) = database().await;
@@ -165,7 +165,8 @@ async fn transaction_left_open_swallows_no_claims_and_records() {
     let (database, _) = database().await;
     let proxy = database.proxy();
     let pool = database.untested_pool_over(&proxy).await;
-    // Handlers whose clients leave at the wrong moment. This does not end once sqlx has fixed it.
+    // Drops a `begin` that is not ready, as the end of an interrupted request can. If sqlx fixes this, this wait
+    // panics, and the test can go.
     eventually(
         async || {
             assert!(pool.begin().now_or_never().is_none());
@@ -212,7 +213,8 @@ async fn two_hundred_duplicates_over_a_pool_of_two_do_not_deadlock() {
     let (database, pool) = database().await;
     for path in ["/charges", "/waits"] {
         let runs = Runs::held();
-        // Two processes: duplicates of the same one are rejected without a connection.
+        // There are two processes, because a duplicate in the process of the first request is rejected without a
+        // connection.
         let (first, _) = process(database.pool(2).await, &runs).await;
         let (second, _) = process(database.pool(2).await, &runs).await;
         let servers = [&first, &second];

@@ -1,5 +1,5 @@
-//! A handler with a `Tx` and one without it that share a scope, as two versions of a program do during a rolling deploy:
-//! whichever runs first, the other one does not run beside it.
+//! A handler with a `Tx` and one without it share a scope, as two versions of a program do during a rolling deploy.
+//! While one of them runs a request, the other does not run it.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn plain_waits(State(runs): State<Runs>, body: String) -> String {
     format!("plain {body}: run {}", runs.run().await)
 }
 
-/// Whether both versions are served by one process, or by two that share nothing but the database.
+/// The number of processes that serve the two versions. Two processes share nothing but the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Processes {
     One,
@@ -52,7 +52,8 @@ macro_rules! versions_over {
                 format!("tx {body}: run {}", runs.run().await)
             }
 
-            /// The version with the `Tx`, the one without it, and what must outlive them.
+            /// Starts both versions. Returns the one with the `Tx`, the one without it, and a value that must outlive
+            /// both.
             async fn deploy(runs: &Runs, processes: Processes) -> (Server, Server, impl Sized) {
                 let (stores, outlives) = $start.await;
                 let [one, other] = stores.map(Registry::new);
@@ -122,7 +123,7 @@ macro_rules! versions_over {
                 }
             }
 
-            /// All interleavings that a computer of two cores comes up with.
+            /// Sends many requests to both versions at once, so that they interleave in many ways.
             async fn many_at_once(processes: Processes) {
                 let runs = Runs::free();
                 let (with_tx, without, _outlives) = deploy(&runs, processes).await;
@@ -180,8 +181,8 @@ async fn sqlite() -> ([SqliteStore; 2], tempfile::TempDir) {
     (stores.map(|store| store.expect("the store opens")), folder)
 }
 
-// A second process on the file cannot see the transaction, but it cannot write beside it either: its claim waits for the
-// write lock for as long as a store may take.
+// A second process on the file cannot see the transaction. It cannot write at the same time either: its claim waits for
+// the write lock until `store_timeout` has passed.
 versions_over!(sqlite, sqlx::Sqlite, super::sqlite(), &["in_flight", "store_unavailable"]);
 
 async fn postgres() -> ([PostgresStore; 2], Database) {

@@ -1,5 +1,5 @@
-//! Savepoints of a `Tx`: whatever becomes of a nested `begin`, nothing is committed without the record of its response; and
-//! where the handler or sqlx has sent a COMMIT, no retry runs the handler again.
+//! Savepoints of a `Tx`. Whatever happens to a nested `begin`, the engine commits nothing without the record of the
+//! response. If the handler or sqlx has sent a COMMIT, no retry runs the handler again.
 
 use axum::Router;
 use axum::extract::State;
@@ -18,7 +18,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::bench::Bench;
 
-/// Two savepoints, and what the body says of a third one that the handler begins in them. It ignores every error.
+/// Defines a handler that begins two nested savepoints, does in them as the body says, and answers 201 despite all
+/// errors.
 macro_rules! handler_of {
     ($name:ident, $database:ty, $connection:ty, $scope:literal) => {
         #[idempotent(scope = $scope)]
@@ -34,7 +35,8 @@ macro_rules! handler_of {
             let mut inner = outer.begin().await.expect("a savepoint");
             insert(&mut inner, "inner").await.expect("a row");
             match body.as_str() {
-                // One that is ready at once is no more than a savepoint.
+                // A `begin` that is ready at once only makes a savepoint. The loop ends with one that is dropped while
+                // it waits.
                 "dropped" => while matches!(inner.begin().now_or_never(), Some(Ok(_))) {},
                 "dropped twice" => {
                     while matches!(inner.begin().now_or_never(), Some(Ok(_))) {}
@@ -114,7 +116,7 @@ impl Bench {
         sqlx::raw_sql(sql).execute(&self.pool).await.expect("executed");
     }
 
-    /// A retry gets 409, here and in another process, and nothing runs.
+    /// Checks that a retry gets 409, in this process and in another one, and that nothing runs.
     async fn assert_never_run_again(&self, path: &str, key: &str, body: &str) {
         let (runs, rows) = (self.runs.started(), self.rows().await);
         let elsewhere = server(PostgresStore::new(self.database.pool(2).await), &self.runs).await;
@@ -156,8 +158,9 @@ async fn sqlite_nested_begin_that_is_lost_commits_nothing() {
     assert_eq!(file.number("SELECT count(*) FROM charges").await, 4);
 }
 
-/// An order of a batch, on the connection itself, which begins with a mistake that aborts the order. Lines that fail are left
-/// out. sqlx counts two levels too few after the first one, and the COMMIT of the order is that of the whole transaction.
+/// Saves an order of a batch, on the connection itself. A mistake at its beginning aborts the order, and lines that
+/// fail are left out. After the first line, sqlx counts two levels too few, so the COMMIT of the order ends the whole
+/// transaction.
 #[idempotent(scope = "savepoints-lines")]
 async fn lines(mut tx: Tx<Postgres>, State(runs): State<Runs>) -> StatusCode {
     async fn line(order: &mut PgConnection, note: &'static str) -> Result<(), sqlx::Error> {
@@ -178,7 +181,7 @@ async fn lines(mut tx: Tx<Postgres>, State(runs): State<Runs>) -> StatusCode {
     StatusCode::CREATED
 }
 
-/// What its body says, statement after statement, and then its status.
+/// Runs the statements of its body in order, and then answers with the status at the end of the body, or panics.
 #[idempotent(scope = "savepoints-statements")]
 async fn statements(mut tx: Tx<Postgres>, State(runs): State<Runs>, body: String) -> StatusCode {
     runs.run().await;
@@ -208,7 +211,7 @@ async fn commit_by_the_handler_is_never_run_again() {
     }
     let told = |line: &&String| line.contains("409 `response_not_recorded`") && line.contains("savepoints-statements");
     assert_eq!(logs.of_level("ERROR").iter().filter(told).count(), 5, "{}", logs.text());
-    // A ROLLBACK of its own keeps nothing, and its retry runs.
+    // A ROLLBACK by the handler keeps nothing, and a retry runs.
     let body = format!("{insert}|ROLLBACK|409");
     for _ in 0..2 {
         assert_eq!(send(&bench.server, "/statements", "rollback", &body).await.status, StatusCode::CONFLICT);
@@ -260,7 +263,7 @@ async fn error_in_a_savepoint_aborts_nothing_but_a_conflict_is_told() {
     assert_eq!((taken.status, taken.text()), (StatusCode::CONFLICT, ""), "the handler's own");
     assert!(send(&bench.server, "/accounts", "k2", insert).await.is_replay());
     assert_eq!(bench.rows().await, ["attempt", "ada", "attempt"]);
-    // Any other error is the handler's, and a conflict is one that a retry may not meet.
+    // After any other error, the client gets the handler's answer. A conflict is rejected, because a retry may succeed.
     let own = send(&bench.server, "/accounts", "k3", "SELECT 1 / 0").await;
     assert_eq!((own.status, own.text()), (StatusCode::INTERNAL_SERVER_ERROR, ""));
     for code in ["40001", "40P01"] {
@@ -290,7 +293,7 @@ async fn conflict_before_a_begin_that_fails_is_told_as_one() {
     }
 }
 
-/// A child without its parent, which a deferred constraint finds at the end.
+/// Inserts a child without its parent, which a deferred constraint detects at COMMIT.
 #[idempotent(scope = "savepoints-entries")]
 async fn create_entry(mut tx: Tx<Sqlite>, State(runs): State<Runs>) -> StatusCode {
     runs.run().await;

@@ -1,4 +1,4 @@
-//! Handlers that do what the body of their request says, on servers with a table for it.
+//! Handlers that run the steps in the body of their request, and servers with a table for them.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use idempotent_tests::{Answer, Server, answer};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Sqlite, SqlitePool};
 
-/// A handler that does what its body says, one step after the other, and ignores every error.
+/// Defines a handler that runs the steps of its body in order, and ignores every error of a statement.
 macro_rules! handler_of {
     ($name:ident, $database:ty, $scope:literal $(, $isolation:literal)?) => {
         #[idempotent(scope = $scope $(, isolation = $isolation)?)]
@@ -34,7 +34,8 @@ macro_rules! handler_of {
                         let insert = "INSERT INTO charges (note) VALUES ($1)";
                         sqlx::query(insert).bind(note).execute(&mut *nested).await.expect("it is inserted");
                     }
-                    // One that is ready at once is no more than a savepoint.
+                    // A `begin` that is ready at once only makes a savepoint. The loop ends with one that is dropped
+                    // while it waits.
                     ("begin-dropped", _) => while matches!(tx.begin().now_or_never(), Some(Ok(_))) {},
                     ("begin-forgotten", _) => std::mem::forget(tx.begin().await.expect("a savepoint")),
                     ("begin-timed-out", _) => {
@@ -60,7 +61,7 @@ pub(super) async fn send(server: &Server, key: &str, body: &str) -> Answer {
     answer(server.post("/charges").header("idempotency-key", key_of(key)).body(body.to_owned())).await
 }
 
-/// A key may hold no blanks.
+/// Returns the text as a key, which must not contain spaces.
 pub(super) fn key_of(text: &str) -> String {
     text.replace(' ', "-")
 }
@@ -98,7 +99,7 @@ pub(super) async fn server(store: impl StoreAdmin, handler: axum::routing::Metho
     Server::start(Router::new().route("/charges", handler).layer(Registry::new(store).layer())).await
 }
 
-/// What each connection of the pool, of two, answers.
+/// Returns the answers of both connections of the pool, which has exactly two.
 pub(super) async fn of_all(pool: &PgPool, question: &'static str) -> [String; 2] {
     let (mut first, mut second) =
         (pool.acquire().await.expect("the pool has two"), pool.acquire().await.expect("the pool has two"));

@@ -1,4 +1,4 @@
-//! The connection that a handler's transaction was on: roles, settings and a claim that is cut off reach no other request.
+//! The connection of a handler's transaction: roles, settings and interrupted claims on it affect no other request.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use super::scripted_handlers::{OnPostgres, OnSqlite, in_postgres, of_all, send, server};
 
 #[tokio::test]
-async fn postgres_connections_come_back_as_they_were_lent() {
+async fn postgres_connections_come_back_unchanged() {
     let bench = OnPostgres::new().await;
     let settings = "SELECT current_setting('default_transaction_read_only') || current_setting('role') || current_user";
     let of_the_pool: String = sqlx::query_scalar(settings).fetch_one(&bench.pool).await.expect("an answer");
@@ -37,7 +37,7 @@ async fn postgres_connections_come_back_as_they_were_lent() {
     assert_eq!(of_all(&bench.pool, settings).await, [&*of_the_pool; 2], "after a panic");
 }
 
-/// The registry's limit cuts the claim off at one await after the other.
+/// With each longer `store_timeout`, the claim is interrupted at a later await.
 #[tokio::test]
 async fn postgres_claim_cut_off_leaves_its_connection_as_it_was() {
     let bench = OnPostgres::new().await;
@@ -45,7 +45,7 @@ async fn postgres_claim_cut_off_leaves_its_connection_as_it_was() {
     let options: PgConnectOptions = bench.database.url_over(&proxy).parse().expect("a URL");
     let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await.expect("the server answers");
     let store = PostgresStore::new(pool.clone());
-    // Both connections, and the store's own, are there before the line is slow.
+    // Both connections, and the store's own, are open before the proxy is slow.
     assert_eq!(of_all(&pool, "SHOW default_transaction_read_only").await, ["off"; 2]);
     store.get(&RecordKey::new("postgres", None, "none")).await.expect("the store answers");
     proxy.set(Mode::Delays(Duration::from_millis(8)));
@@ -65,7 +65,7 @@ async fn postgres_claim_cut_off_leaves_its_connection_as_it_was() {
     assert_eq!(bench.rows().await, [""; 0]);
 }
 
-/// As an application may set it for its own statements, whatever the database says.
+/// An application may set this default for its own connections, whatever the default of the database is.
 #[tokio::test]
 async fn postgres_default_of_read_only_is_kept_as_it_was() {
     let bench = OnPostgres::new().await;
@@ -87,7 +87,7 @@ async fn postgres_default_of_read_only_is_kept_as_it_was() {
     assert_eq!(bench.rows().await, ["a"; 2]);
 }
 
-/// Behind a pooler, a COMMIT that fails gives the session away before it can be given its own setting back.
+/// Behind a pooler, a failed COMMIT can give the session to another client before its own setting is restored.
 #[tokio::test]
 async fn postgres_session_left_read_only_is_restored_by_the_next_tx() {
     let bench = OnPostgres::new().await;

@@ -1,5 +1,5 @@
-//! What the engine learns from the statements of a handler with a `Tx`: whether a conflict aborted them, and that none follows
-//! a transaction that has ended.
+//! The engine observes the statements of a handler with a `Tx`: it sees whether a conflict aborted them, and rejects
+//! statements after the end of the transaction.
 
 use std::future::Future;
 
@@ -20,7 +20,7 @@ use sqlx::{Acquire, AssertSqlSafe, Connection as _, Executor as _, PgPool, Postg
 
 use crate::bench::Bench;
 
-/// Takes the connection itself, as many an application has it.
+/// Takes the connection itself, as functions of many applications do.
 async fn on_postgres(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
     connection.execute(AssertSqlSafe(sql.to_owned())).await.map(drop)
 }
@@ -29,8 +29,8 @@ async fn on_sqlite(connection: &mut SqliteConnection, sql: &str) -> Result<(), s
     connection.execute(AssertSqlSafe(sql.to_owned())).await.map(drop)
 }
 
-/// A handler that does what its body says, one step after the other, and answers with the status of the step `answer`, or of
-/// `failed` where a statement has failed.
+/// Defines a handler that runs the steps of its body in order. It answers with the status of the step `answer`, or with
+/// that of the step `failed` if a statement has failed before.
 macro_rules! handler_of {
     ($name:ident, $database:ty, $helper:ident, $scope:literal $(, $isolation:literal)?) => {
         #[idempotent(scope = $scope $(, isolation = $isolation)?)]
@@ -58,7 +58,8 @@ macro_rules! handler_of {
                         inner.commit().await
                     }
                     .await,
-                    // One that is ready at once is no more than a savepoint.
+                    // A `begin` that is ready at once only makes a savepoint. The loop ends with one that is dropped
+                    // while it waits.
                     "begin-dropped" => {
                         while matches!(tx.begin().now_or_never(), Some(Ok(_))) {}
                         Ok(())
@@ -106,7 +107,7 @@ async fn bench_over(database: Database, pool: PgPool) -> Bench {
 }
 
 impl Bench {
-    /// What both accounts hold.
+    /// Returns the sum of both accounts.
     async fn cents(&self) -> i64 {
         sqlx::query_scalar("SELECT sum(cents) FROM accounts").fetch_one(&self.pool).await.expect("an answer")
     }
@@ -125,7 +126,7 @@ async fn send(server: &Server, path: &str, key: &str, steps: &str) -> Answer {
     answer(server.post(path).header("idempotency-key", key).body(steps.to_owned())).await
 }
 
-/// The handler that is aborted, with what goes on beside it; and its retry, which goes through.
+/// Sends a request while `beside` runs. Checks that the request is rejected as a conflict, and that its retry succeeds.
 async fn assert_conflict(bench: &Bench, path: &str, key: &str, steps: &str, beside: impl Future<Output = ()>) {
     let (conflict, ()) = tokio::join!(send(&bench.server, path, key, steps), beside);
     assert_eq!(
@@ -139,8 +140,8 @@ async fn assert_conflict(bench: &Bench, path: &str, key: &str, steps: &str, besi
     assert_eq!((retry.status, retry.is_replay()), (StatusCode::CREATED, false), "{path} {steps}: {}", retry.text());
 }
 
-/// The other transaction waits for the first account before the handler waits for the second one, so that the handler finds
-/// the deadlock, which it looks for sooner.
+/// Causes a deadlock with the handler. The other transaction waits for the first account before the handler waits for
+/// the second one. The handler has a shorter `deadlock_timeout`, so PostgreSQL aborts the transaction of the handler.
 async fn deadlock(bench: &Bench) {
     bench.runs.until_started(bench.runs.finished() + 1).await;
     let mut other = bench.database.pool(1).await.begin().await.expect("a transaction");
@@ -165,7 +166,8 @@ async fn deadlock_at_a_statement_is_a_conflict() {
              {how} UPDATE accounts SET cents = cents + 1 WHERE id = 2"
         )
     };
-    // Whatever the handler makes of the error: its answer tells of a moment that is over.
+    // Whatever the handler does with the error, the request is rejected as a conflict: its answer would describe a
+    // state that has passed.
     for (key, steps) in [
         ("k1", format!("{}|failed 500", update("sql"))),
         ("k2", format!("{}|failed 400", update("raw"))),
@@ -175,7 +177,8 @@ async fn deadlock_at_a_statement_is_a_conflict() {
         assert_conflict(&bench, "/postgres", key, &steps, deadlock(&bench)).await;
     }
     assert_eq!(bench.cents().await, 8);
-    // Not seen, so that the handler's own answer stands, unless the policy asks for isolation.
+    // The engine does not see this error, so the client gets the handler's answer, unless the policy has an
+    // `isolation`.
     let unseen = format!("{}|failed 502", update("helper"));
     let (own, ()) = tokio::join!(send(&bench.server, "/postgres", "k5", &unseen), deadlock(&bench));
     assert_eq!(own.status, StatusCode::BAD_GATEWAY);
@@ -220,10 +223,10 @@ async fn error_of_another_cause_keeps_the_answer_under_isolation() {
             assert!(own.text().contains(error), "{path} {steps}: {}", own.text());
         }
     }
-    // Ignored, it is the handler's fault, and no moment that is over.
+    // The handler ignores the error. That is a mistake of the handler, not a conflict.
     let ignored = send(&bench.server, "/serializable", "ignored", "sql INSERT INTO accounts VALUES (1, 0)").await;
     assert_eq!(ignored.rejection(), "transaction_failed");
-    // It went back to a savepoint: its transaction is in order.
+    // The handler goes back to a savepoint, so its transaction is in order.
     let recovered =
         "sql SAVEPOINT s|sql SELECT 1 / 0|sql ROLLBACK TO SAVEPOINT s|sql UPDATE accounts SET cents = 1 WHERE id = 1";
     for path in ["/postgres", "/serializable"] {
@@ -233,7 +236,7 @@ async fn error_of_another_cause_keeps_the_answer_under_isolation() {
     }
 }
 
-/// PostgreSQL tells no more than that the transaction is aborted: the engine says what it takes that for.
+/// PostgreSQL only says that the transaction is aborted. The engine treats that as a conflict, and logs this.
 #[tokio::test]
 async fn unseen_error_under_isolation_counts_as_a_conflict() {
     let (logs, bench) = (Logs::collect(), bench().await);
@@ -251,7 +254,7 @@ async fn unseen_error_under_isolation_counts_as_a_conflict() {
         logs.of_level("WARN").iter().filter(says_so).count()
     };
     assert_eq!(warnings(), 2, "{}", logs.text());
-    // Any other answer is the handler's own; without an isolation, each one.
+    // With a 4xx status, or without an `isolation`, the client gets the handler's answer.
     for (path, status) in [("/serializable", 400), ("/postgres", 400), ("/postgres", 500)] {
         let own = send(&bench.server, path, "k3", &format!("helper {insert}|failed {status}")).await;
         assert_eq!(own.status.as_u16(), status, "{path}");
@@ -265,7 +268,7 @@ async fn postgres_statement_after_a_dropped_begin_takes_no_effect() {
     let bench = bench().await;
     let mut jobs = PgListener::connect_with(&bench.pool).await.expect("a listener");
     jobs.listen("jobs").await.expect("it listens");
-    // What a session that is read-only may do.
+    // Effects that a read-only session may have.
     for effect in ["SELECT pg_notify('jobs', 'charge')", "SELECT lo_from_bytea(0, 'x')", "SELECT pg_advisory_lock(7)"] {
         for how in ["sql", "raw", "one", "prepare", "helper", "nested", "acquired", "acquired-nested"] {
             for status in [201, 502] {
@@ -289,7 +292,7 @@ async fn postgres_statement_after_a_dropped_begin_takes_no_effect() {
     assert_eq!(sqlx::query_scalar::<_, i64>(kept).fetch_one(&bench.pool).await.expect("an answer"), 0);
 }
 
-/// What the guide's page on transactions names as exceptions.
+/// Shows the exceptions that the guide's page `transactions` names.
 #[tokio::test]
 async fn postgres_after_a_raw_rollback_only_rows_are_rejected() {
     let bench = bench().await;
@@ -325,7 +328,7 @@ async fn locks(mut tx: Tx<Postgres>) -> StatusCode {
     let lock = PgAdvisoryLock::new("of the session");
     let guard = lock.acquire(&mut *tx).await.expect("it is free");
     guard.release_now().await.expect("it is released");
-    // Functions that take the connection get it without a word more.
+    // A `Tx` dereferences to the connection, so it can be passed to functions that take the connection.
     let connection: &mut PgConnection = &mut tx;
     connection.execute("SELECT 1").await.expect("an answer");
     on_postgres(tx.as_mut(), "SELECT 1").await.expect("an answer");

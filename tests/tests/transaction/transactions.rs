@@ -15,7 +15,7 @@ use reqwest::Method;
 use sqlx::sqlite::SqliteConnectOptions;
 use tower_http::catch_panic::CatchPanicLayer;
 
-/// What the compiler says, since the policy is a static.
+/// Since the policy is a static, these panics are errors of the compiler.
 #[test]
 fn second_tx_and_runs_without_its_store_do_not_compile() {
     let message = |databases: &[Option<&'static str>], settings| {
@@ -28,7 +28,7 @@ fn second_tx_and_runs_without_its_store_do_not_compile() {
     assert_eq!((message(&[Some("SQLite"), None], Settings::DEFAULT), message(&[None], unguarded)), (None, None));
 }
 
-/// The handlers and tests of one database.
+/// Defines the handlers and tests of one database.
 macro_rules! transactions_of {
     ($name:ident, $database:ty, $records:literal, $start:expr, $outlives:ty) => {
         mod $name {
@@ -40,7 +40,7 @@ macro_rules! transactions_of {
                 inserted.expect("the row is inserted");
             }
 
-            /// The request names the status of its response.
+            /// Answers with the status in the body, or with 201 if there is none.
             #[idempotent(scope = "charges", shared_scope, cache = [201, 402])]
             async fn create_charge(
                 mut tx: Tx<$database>,
@@ -82,7 +82,7 @@ macro_rules! transactions_of {
                 "x".repeat(100_000)
             }
 
-            /// Its record cannot be written: the table is gone until the transaction is rolled back.
+            /// Drops the table of the records in its first run, so its record cannot be written.
             #[idempotent(scope = "unrecordable", shared_scope)]
             async fn unrecordable(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "unrecordable").await;
@@ -93,7 +93,7 @@ macro_rules! transactions_of {
                 "done".to_owned()
             }
 
-            /// Its COMMIT fails: a constraint is checked only then.
+            /// Violates a deferred constraint in its first run, so the COMMIT fails.
             #[idempotent(scope = "violates", shared_scope)]
             async fn violates(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "violates").await;
@@ -118,7 +118,7 @@ macro_rules! transactions_of {
                 format!("run {}", runs.run().await)
             }
 
-            /// The task goes on with the transaction when the handler has answered.
+            /// Spawns a task that still has the transaction when the handler has answered.
             #[idempotent(scope = "keeps", shared_scope)]
             async fn keeps(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
                 insert(&mut tx, "kept").await;
@@ -129,7 +129,7 @@ macro_rules! transactions_of {
                 "done".to_owned()
             }
 
-            /// Two of them as arguments do not compile.
+            /// Extracts two transactions. With two `Tx` arguments, a handler does not compile.
             #[derive(FromRequestParts)]
             struct Two {
                 _first: Tx<$database>,
@@ -181,7 +181,7 @@ macro_rules! transactions_of {
                     answer(self.server.post(path).header("idempotency-key", key).body(body)).await
                 }
 
-                /// What the handlers have written.
+                /// Returns the rows that the handlers have written.
                 pub(super) async fn rows(&self) -> Vec<String> {
                     let rows = sqlx::query_scalar("SELECT note FROM charges ORDER BY id").fetch_all(&self.pool).await;
                     rows.expect("the table is read")
@@ -323,7 +323,7 @@ macro_rules! transactions_of {
                 for body in ["201", "500", "402", "201"] {
                     assert_eq!(answer(bench.server.post("/charges").body(body)).await.status.as_str(), body);
                 }
-                // A method that the policy does not guard has no key either.
+                // A request with a method that the policy does not guard is treated as one without a key.
                 let got = bench.server.request(Method::GET, "/charges").header("idempotency-key", "k").body("201");
                 assert_eq!(answer(got).await.status, StatusCode::CREATED);
                 assert_eq!(bench.rows().await, ["201", "402", "201", "201"]);
@@ -431,7 +431,7 @@ transactions_of!(postgres, sqlx::Postgres, "idempotency.records", super::postgre
 async fn duplicate_of_another_process_waits_for_sqlite_and_replays() {
     let runs = Runs::free();
     let bench = sqlite::Bench::new(&runs).await;
-    // A second store on the file is what a second process has: they share nothing but the file.
+    // A second store on the file has the role of a second process: both stores share nothing but the file.
     let path = bench.outlives.path().join("app.db");
     let other = Registry::new(SqliteStore::open(path).await.expect("the store opens"));
     let elsewhere = Server::start(sqlite::router(&runs).layer(other.layer())).await;

@@ -1,4 +1,5 @@
-//! A transaction that ends while its handler runs, or that the database aborts, keeps nothing and is told.
+//! A transaction ends while its handler runs, or the database aborts it: nothing is kept but what the handler itself
+//! commits, and no client gets a success.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use super::scripted_handlers::{OnPostgres, OnSqlite, in_postgres, in_sqlite, of_all, send, server};
 
-/// What the transaction of this handler has come to, whichever status it answered with.
+/// Checks that the transaction of this handler keeps nothing, whichever status the handler answers with.
 async fn assert_nothing_stays<R: Future<Output = Vec<String>>>(server: &Server, steps: &str, rows: impl Fn() -> R) {
     for key in ["first", "retry"] {
         let failed = send(server, steps, steps).await;
@@ -35,7 +36,8 @@ async fn assert_nothing_stays<R: Future<Output = Vec<String>>>(server: &Server, 
     assert_eq!(rows().await, ["next"], "after {steps}");
 }
 
-/// Of a nested transaction that is dropped, and of nothing else, nothing stays. Many times: sqlx rolls it back on another thread.
+/// Checks that nothing of a dropped nested transaction is kept, and that the rest is. Repeats this many times, because
+/// sqlx rolls back on another thread.
 async fn assert_only_the_nested_is_rolled_back<R: Future<Output = Vec<String>>>(server: &Server, rows: impl Fn() -> R) {
     let steps = vec!["nested-dropped n|insert a"; 50].join("|");
     assert_eq!(send(server, "statements", &steps).await.status, StatusCode::CREATED);
@@ -88,7 +90,7 @@ async fn postgres_begin_timed_out_over_a_slow_line_keeps_nothing() {
     }
 }
 
-/// What a handler commits by itself cannot be undone, but nothing follows it.
+/// A commit by the handler itself cannot be undone, but later writes of the handler are not kept.
 #[tokio::test]
 async fn postgres_raw_commit_is_never_told_as_success() {
     let bench = OnPostgres::new().await;
@@ -182,7 +184,8 @@ async fn sqlite_nested_transaction_that_is_dropped_ends_alone() {
 async fn sqlite_disk_full_under_a_handler_keeps_nothing() {
     let disk = Tmpfs::mount(8);
     let bench = OnSqlite::new(disk.path()).await;
-    // More than the log can hold without room, and room again before the response is recorded.
+    // The rows need more room than the write-ahead log has on this disk. When the statement has failed, there is room
+    // again before the response is recorded.
     let large = "insert a|sql WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) \
                  INSERT INTO charges (note) SELECT hex(randomblob(2000)) FROM n|insert b";
     for status in [201, 502] {

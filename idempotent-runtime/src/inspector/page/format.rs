@@ -74,7 +74,7 @@ pub(super) fn meaning(state: State) -> &'static str {
         }
         State::Damaged => "The entry cannot be read. Requests with this key get 503 until it is purged.",
         State::PastLease => {
-            "The process died, or stands still. The next retry runs the handler again, as the next attempt."
+            "The process died or is paused. The next retry runs the handler again, as the next attempt."
         }
         State::InFlight => "A handler is running. A duplicate waits or gets 409.",
         State::Completed => "A response is recorded. A retry gets it back.",

@@ -13,7 +13,7 @@ use crate::sync::tokio;
 use crate::sync::tokio::runtime::Handle;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, lock};
 
 /// How often the age of the oldest handler is updated, at least.
 const RESOLUTION: Duration = Duration::from_secs(5);
@@ -119,12 +119,12 @@ impl Scope {
     }
 
     pub(super) fn refresh(&self) {
-        self.show(&self.lock());
+        self.show(&lock(&self.running));
     }
 
     /// Counts a handler that begins, and returns its number.
     pub(super) fn begin(&'static self) -> u64 {
-        let mut running = self.lock();
+        let mut running = lock(&self.running);
         let number = running.next_number;
         running.next_number += 1;
         running.begun.insert(number, Instant::now());
@@ -139,7 +139,7 @@ impl Scope {
     }
 
     pub(super) fn end(&self, number: u64) {
-        let mut running = self.lock();
+        let mut running = lock(&self.running);
         running.begun.remove(&number);
         self.show(&running);
     }
@@ -147,7 +147,7 @@ impl Scope {
     async fn keep_up(&self) {
         loop {
             tokio::time::sleep(RESOLUTION).await;
-            let mut running = self.lock();
+            let mut running = lock(&self.running);
             if running.begun.is_empty() {
                 // The lock is held: the next handler finds no task and spawns one.
                 running.task = None;
@@ -162,11 +162,6 @@ impl Scope {
     fn show(&self, running: &BegunHandlers) {
         self.in_flight.set(running.begun.len() as f64);
         self.oldest.set(running.begun.first_key_value().map_or(Duration::ZERO, |(_, begun)| begun.elapsed()));
-    }
-
-    /// This crate's code does not panic while it holds the lock, but a metrics recorder might.
-    fn lock(&self) -> MutexGuard<'_, BegunHandlers> {
-        lock(&self.running)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether a task of the store frees what expires, and when it wakes.
+//! The state of the task that deletes expired entries: whether it runs, and when it wakes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,20 +8,21 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::tokio::sync::Notify;
 
-/// No task runs, or it is about to find the next expiry.
+/// No task runs, or the task is about to find the next expiry.
 pub(super) const UNKNOWN: u64 = u64::MAX;
 
-/// The task that deletes what expires.
+/// The task that deletes expired entries.
 pub(super) struct DeletionTask {
-    /// In nanoseconds since the store began. Written under the lock, and read without it: a claim need not take it.
+    /// The time at which the task wakes, in nanoseconds since the store began. It is written under the lock and read
+    /// without it, so a claim need not take the lock.
     pub(super) wakes_at: AtomicU64,
-    /// No `BackgroundTask`: the task ends under this lock, and a runtime that shuts down drops it without an await.
+    /// Not a `BackgroundTask`: the task ends under this lock, and a runtime that shuts down drops it without an await.
     pub(super) has_task: Mutex<bool>,
-    /// In an `Arc` of its own, so that the task can sleep without holding the store.
+    /// The notification of an earlier expiry. It has its own `Arc`, so that the task can sleep without holding the store.
     pub(super) earlier: Arc<Notify>,
-    /// For claims that found the store full.
+    /// The pace of scans for claims that found the store full.
     pub(super) full: ScanPace,
-    /// For claims that found the share of their owner used up.
+    /// The pace of scans for claims that found the share of their owner used up.
     pub(super) over_quota: ScanPace,
 }
 
@@ -37,14 +38,14 @@ impl Default for DeletionTask {
     }
 }
 
-/// Rejected claims must not all look through all shards: the client that sends them would slow down the others.
+/// A limit on scans. If each rejected claim scanned all shards, the client that sends them would slow down the others.
 #[derive(Default)]
 pub(super) struct ScanPace(AtomicU64);
 
 impl ScanPace {
     const PAUSE: Duration = Duration::from_millis(10);
 
-    /// Whether a scan is due. It is for one of those that ask at the same time.
+    /// Returns whether a scan is due. Of concurrent callers, only one gets true.
     pub(super) fn may_scan(&self, now: Moment) -> bool {
         let nanos = |moment: Moment| u64::try_from(moment.as_nanos()).unwrap_or(u64::MAX);
         let next = self.0.load(Ordering::Relaxed);
@@ -52,19 +53,19 @@ impl ScanPace {
         next <= nanos(now) && self.0.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// There may be more.
+    /// Allows the next scan at once, because the last one found expired entries.
     pub(super) fn found(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 }
 
 impl DeletionTask {
-    /// Wakes the task, which ends when the store is gone.
+    /// Wakes the task, which ends if the store is gone.
     pub(super) fn wake(&self) {
         self.earlier.notify_one();
     }
 
-    /// It has ended: the next entry that expires spawns another one.
+    /// Records that the task has ended. The next entry that expires spawns another one.
     pub(super) fn has_ended(&self, has_task: &mut bool) {
         *has_task = false;
         self.wakes_at.store(UNKNOWN, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Deletes expired entries in the background, in small batches.
+//! The deletion of expired entries in the background, in small batches.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use crate::store::memory::table::Table;
 use crate::sync::atomic::Ordering;
 use crate::sync::{lock, tokio};
 
-/// The task sleeps at least this long, or a busy store would wake it for each expiry.
+/// The shortest sleep of the task. Without it, a busy store would wake the task for each expiry.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// After so many entries the task sleeps for a moment: each deletion takes the lock of the allocator, and other threads wait
-/// for it.
+/// The number of entries after which the task sleeps for [`MOMENT`]. Each deletion takes the lock of the allocator, for
+/// which other threads wait.
 const IN_ONE_GO: usize = 512;
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl Table {
-    /// Makes the task wake by then; spawns it if needed.
+    /// Makes the task wake at `expires_at` at the latest. Spawns the task if needed.
     pub(super) fn delete_expired_at(self: &Arc<Self>, expires_at: Moment) {
         let wanted = nanos(expires_at);
         if self.expired_deletion.wakes_at.load(Ordering::SeqCst) <= wanted {
@@ -35,12 +35,12 @@ impl Table {
         } else {
             *has_task = true;
             drop(has_task);
-            // A runtime that shuts down drops the task here and now, and with it the guard, which takes the lock.
+            // A runtime that shuts down drops the task here, and with it the guard, which takes the lock.
             tokio::spawn(delete_expired_forever(TaskGuard(Arc::downgrade(self))));
         }
     }
 
-    /// Spawns the task if the runtime of the former one has ended. A caller that waits for its share would wait for ever otherwise.
+    /// Spawns the task if the runtime of the former one has ended. Otherwise a caller would wait forever for its share.
     pub(super) fn ensure_deletion(self: &Arc<Self>, now: Moment) {
         if self.expired_deletion.wakes_at.load(Ordering::SeqCst) == UNKNOWN {
             self.delete_expired_at(now);
@@ -71,7 +71,8 @@ impl Table {
     }
 }
 
-/// Its drop reports the end of the task, which ends with its runtime; the process may have others.
+/// A guard that reports the end of the task when it is dropped. The task ends with its runtime, but the process may
+/// have others.
 struct TaskGuard(Weak<Table>);
 
 impl Drop for TaskGuard {
@@ -82,14 +83,15 @@ impl Drop for TaskGuard {
     }
 }
 
-/// Ends when the last handle of the store is gone.
+/// Deletes expired entries until the store has none that expires, or the last handle of the store is gone.
 async fn delete_expired_forever(mut guard: TaskGuard) {
     loop {
         let Some(table) = guard.0.upgrade() else { return };
         table.delete_all_expired().await;
         let wakes_at = {
             let mut has_task = lock(&table.expired_deletion.has_task);
-            // A later entry waits for the lock and corrects the time; an earlier one is seen here.
+            // An entry that is added later waits for the lock and corrects the time. An entry that was added earlier is
+            // seen here.
             table.expired_deletion.wakes_at.store(UNKNOWN, Ordering::SeqCst);
             let Some(next) = table.next_expiry() else {
                 table.expired_deletion.has_ended(&mut has_task);

@@ -1,4 +1,4 @@
-//! The in-process store: for tests, and for one process that may forget its keys when it ends.
+//! The in-process store, for tests and for a single process that may lose its keys when it ends.
 
 pub(crate) mod deletion_task;
 pub(crate) mod expired_deletion;

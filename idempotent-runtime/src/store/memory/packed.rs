@@ -1,4 +1,4 @@
-//! A completed request in one piece of memory: with ten million of them, what each costs beside its payload counts.
+//! A record in one piece of memory. With ten million records, the cost of each beside its payload matters.
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,14 +12,14 @@ use crate::record::{Record, RecordedBody};
 use crate::store::claim::Token;
 use crate::store::memory::shares::Share;
 
-/// Bodies from this length on have their own allocation, so that a replay shares them instead of copying.
+/// The length from which on a body has its own allocation, so that a replay shares it instead of copying it.
 const LARGE_BODY: usize = 4 * 1024;
 
-/// The fixed fields, then the lengths of key and header lines, then these and a small body. The lowest bit of a header value's
-/// length says whether the value is sensitive.
+/// The fixed fields, the lengths of the key and of the header lines, the key, the header lines, and a small body. The
+/// lowest bit of a header value's length says whether the value is sensitive.
 pub(super) struct Packed(Box<[u8]>);
 
-/// Where the fields lie.
+/// The positions of the fixed fields.
 mod field {
     use std::ops::Range;
 
@@ -41,7 +41,7 @@ enum BodyKind {
 }
 
 impl Packed {
-    /// The record, and its body if that has its own allocation.
+    /// Packs a record. Returns the body apart if it has its own allocation.
     pub(super) fn new(
         key: &RecordKey,
         token: Token,
@@ -82,11 +82,11 @@ impl Packed {
             bytes.extend_from_slice(text);
         }
         bytes.extend_from_slice(within);
-        // A copy: a slice would keep the whole buffer alive that it was cut from.
+        // The body is copied, because a slice would keep alive the whole buffer that it is part of.
         (Self(bytes.into()), is_apart.then(|| Bytes::copy_from_slice(body)))
     }
 
-    /// The record again; `apart` is the body that [`Packed::new`] gave back.
+    /// Unpacks the record. `apart` is the body that [`Packed::new`] returned apart.
     pub(super) fn record(&self, apart: Option<&Bytes>) -> Record {
         let [_, mut lines, within] = self.parts();
         let mut headers = Vec::new();
@@ -118,7 +118,7 @@ impl Packed {
         self.parts()[0]
     }
 
-    /// What of it is not the same for all: the key, the header lines and a small body.
+    /// Returns the length of the parts that vary: the key, the header lines and a small body.
     pub(super) fn variable_bytes(&self) -> usize {
         self.parts().iter().map(|part| part.len()).sum()
     }
@@ -127,7 +127,7 @@ impl Packed {
         Token::from_u128(u128::from_le_bytes(self.array(field::TOKEN)))
     }
 
-    /// Whom it counts for.
+    /// Returns the share that the record counts for.
     pub(super) fn share(&self) -> Share {
         Share::from_u64(self.number(field::SHARE))
     }
@@ -141,7 +141,7 @@ impl Packed {
         self.0[field::EXPIRES_AT].copy_from_slice(&nanos.to_le_bytes());
     }
 
-    /// Since the store began.
+    /// Returns the time of the expiry since the store began.
     pub(super) fn expires_at(&self) -> Duration {
         Duration::from_nanos(self.number(field::EXPIRES_AT))
     }
@@ -150,7 +150,7 @@ impl Packed {
         UNIX_EPOCH + Duration::from_millis(self.number(field::RECORDED_AT))
     }
 
-    /// The length of the recorded body, if it was recorded.
+    /// Returns the length of the recorded body, if it was recorded.
     pub(super) fn body_length(&self, apart: Option<&Bytes>) -> Option<u64> {
         let within = || self.parts()[2].len();
         (self.body_kind() != BodyKind::NotRecorded).then(|| apart.map_or_else(within, Bytes::len) as u64)
@@ -165,7 +165,7 @@ impl Packed {
         kinds.into_iter().find(|&kind| kind as u8 == self.0[field::BODY]).expect("it was packed from a kind")
     }
 
-    /// The key, the header lines and a small body.
+    /// Returns the key, the header lines and a small body.
     fn parts(&self) -> [&[u8]; 3] {
         let (key_length, rest) = take_length(&self.0[field::END..]);
         let (headers_length, rest) = take_length(rest);
@@ -183,7 +183,8 @@ impl Packed {
     }
 }
 
-/// Seven bits a byte, the lower ones first; all but the last byte have the eighth. Most lengths take one byte.
+/// Writes seven bits a byte, the lower ones first. All bytes but the last one have the eighth bit set. Most lengths
+/// take one byte.
 fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
     loop {
         let [low, ..] = length.to_le_bytes();
@@ -195,20 +196,20 @@ fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
     }
 }
 
-/// How many bytes [`push_length`] writes.
+/// Returns the number of bytes that [`push_length`] writes.
 fn length_of(length: usize) -> usize {
     let bits = usize::BITS - length.leading_zeros();
     bits.div_ceil(7).max(1) as usize
 }
 
-/// The length at the beginning, and the rest.
+/// Splits the bytes into the length at the beginning and the rest.
 fn take_length(bytes: &[u8]) -> (usize, &[u8]) {
     let last = bytes.iter().position(|byte| byte & 0x80 == 0).expect("a length ends");
     let (length, rest) = bytes.split_at(last + 1);
     (length.iter().rev().fold(0, |sum, byte| sum << 7 | usize::from(byte & 0x7f)), rest)
 }
 
-/// The bytes after a length, as many as it says, and the rest.
+/// Reads a length. Returns that many bytes after it, and the rest.
 fn take(bytes: &[u8]) -> (&[u8], &[u8]) {
     let (length, rest) = take_length(bytes);
     rest.split_at(length)

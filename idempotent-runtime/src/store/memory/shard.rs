@@ -18,38 +18,38 @@ use crate::store::resolution::{Resolution, Resolved};
 #[derive(Default)]
 pub(super) struct Shard {
     slots: HashTable<Slot>,
-    /// One for each slot that expires, and those of slots that are gone.
+    /// The expiries of all slots that expire, and of some slots that are gone.
     expiries: BinaryHeap<Reverse<Expiry>>,
-    /// Those of the claims, for operators. Most claims end soon, and the last ones are looked at first.
+    /// The tags of the claims, for operators. Most claims end soon, so a search begins at the last ones.
     claims: Vec<Tag>,
 }
 
-/// Small, since a growing table moves them: what is known without a look at the entry itself.
+/// A slot is small, because a growing table moves it. It has the values that are needed without reading the entry.
 struct Slot {
     tag: Tag,
-    /// When the entry is looked at next; it may live on by then.
+    /// The time at which the entry is checked next. Its expiry may be later than that.
     due: Tick,
     entry: Stored,
 }
 
-/// A part of the key's hash: what the table and the queue know an entry by.
+/// A part of the key's hash, by which the table and the queue identify an entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tag(pub(super) u32);
 
 impl Tag {
-    /// Spread over all bits, since the table uses those at both ends.
+    /// Spreads the tag over all bits, because the table uses the bits at both ends.
     fn hash(self) -> u64 {
         u64::from(self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 
-/// A moment in coarse steps, rounded up. The last one is eight years after the store's creation and means that or later.
+/// A moment in coarse steps, rounded up. The last one means eight years after the store's creation or later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Tick(u32);
 
 impl Tick {
     const MILLIS: u32 = 64;
-    /// Later than any process lives: it is never queued.
+    /// A time that no process reaches. It is never queued.
     const NEVER: Self = Self(u32::MAX);
 
     fn after(moment: Moment) -> Self {
@@ -67,7 +67,7 @@ struct Expiry {
     tag: Tag,
 }
 
-/// How far a claim has come without room for a new entry.
+/// The result of the part of a claim that needs no room.
 pub(super) enum Claiming {
     Absent,
     Answer(Claim),
@@ -82,7 +82,7 @@ impl Shard {
         self.slots.len()
     }
 
-    /// Answers a claim as far as that needs no room.
+    /// Answers a claim as far as that needs no room for a new entry.
     pub(super) fn claim(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, now: Moment) -> Claiming {
         let Some(slot) = self.find(tag, key).filter(|slot| slot.entry.expires_at() > now) else {
             return Claiming::Absent;
@@ -101,7 +101,7 @@ impl Shard {
         Claiming::TakenOver { attempt }
     }
 
-    /// Enters the first claim of a key that has no entry.
+    /// Inserts the first claim of a key that has no entry.
     pub(super) fn insert(&mut self, tag: Tag, key: &RecordKey, request: &ClaimRequest, share: Share, now: Moment) {
         let claimed = StoredClaim::new(key, request, share, 1, now);
         let due = Tick::after(claimed.expires_at);
@@ -123,7 +123,7 @@ impl Shard {
         Held::Yes
     }
 
-    /// Whether the token held the claim, and what the record takes.
+    /// Returns whether the token held the claim, and the bytes that the record takes in addition.
     pub(super) fn complete(
         &mut self,
         tag: Tag,
@@ -147,7 +147,8 @@ impl Shard {
         (Held::Yes, more)
     }
 
-    /// Ends a claim whose lease has expired. Returns what became of it, and the bytes that are used more and less.
+    /// Ends a claim whose lease has expired. Returns the result, the bytes of the new entry and those of the former
+    /// one.
     pub(super) fn resolve(
         &mut self,
         tag: Tag,
@@ -182,7 +183,7 @@ impl Shard {
         (Resolved::Yes, after, before)
     }
 
-    /// Whether the key has a record, which expires then.
+    /// Sets the expiry of the key's record, if it has one.
     pub(super) fn extend(&mut self, tag: Tag, key: &RecordKey, expires_at: Moment, now: Moment) -> Held {
         let Some(slot) = self.find(tag, key).filter(|slot| slot.entry.expires_at() > now) else { return Held::No };
         if !slot.entry.record_expires_at(expires_at) {
@@ -193,18 +194,18 @@ impl Shard {
         Held::Yes
     }
 
-    /// What the claim took, if the token held it.
+    /// Removes the claim if the token held it. Returns the bytes that it took.
     pub(super) fn release(&mut self, tag: Tag, key: &RecordKey, token: Token, now: Moment) -> Option<Counted> {
         let held = self.held(tag, key, token, now).is_some_and(|slot| slot.entry.is_claimed());
         held.then(|| self.remove(tag, key).map_or(Counted::NOTHING, |(less, _)| less))
     }
 
-    /// Whether the key has the record of this token.
+    /// Returns whether the key has the record of this token.
     pub(super) fn is_completed_by(&mut self, tag: Tag, key: &RecordKey, token: Token, now: Moment) -> bool {
         self.held(tag, key, token, now).is_some_and(|slot| !slot.entry.is_claimed())
     }
 
-    /// What the entry took, if there was one, and when it expires.
+    /// Removes the entry, if there is one. Returns the bytes that it took, and its expiry.
     pub(super) fn remove(&mut self, tag: Tag, key: &RecordKey) -> Option<(Counted, Moment)> {
         let place = self.slots.find_entry(tag.hash(), |slot| slot.is(tag, key)).ok()?;
         let (slot, _) = place.remove();
@@ -215,7 +216,7 @@ impl Shard {
         Some((slot.entry.counted(), slot.entry.expires_at()))
     }
 
-    /// How many entries were past their time, of at most `limit` that were looked at. `freed` gets what each took.
+    /// Removes at most `limit` expired entries. Returns their number, and calls `freed` with the bytes of each.
     pub(super) fn remove_expired(&mut self, now: Moment, limit: usize, freed: impl Fn(Counted)) -> usize {
         let mut removed = 0;
         while removed < limit
@@ -223,7 +224,7 @@ impl Shard {
             && first.due.moment() <= now
             && let Some(Reverse(Expiry { due, tag })) = self.expiries.pop()
         {
-            // Of a slot that is gone, or was entered anew, this finds nothing.
+            // A slot that is gone or was replaced is not found.
             let Ok(place) = self.slots.find_entry(tag.hash(), |slot| slot.tag == tag && slot.due == due) else {
                 continue;
             };
@@ -242,13 +243,14 @@ impl Shard {
             }
         }
         if self.slots.is_empty() {
-            // To shrink a table is to move its entries, a pause that grows with them; an empty one costs nothing to drop.
+            // Shrinking a table moves its entries, a pause that grows with their number. Dropping an empty table costs
+            // nothing.
             *self = Self::default();
         }
         removed
     }
 
-    /// When something expires next, or later.
+    /// Returns the time of the next queued check, which is at most one tick after the next expiry.
     pub(super) fn next_expiry(&self) -> Option<Moment> {
         self.expiries.peek().map(|Reverse(first)| first.due.moment())
     }
@@ -261,11 +263,11 @@ impl Shard {
         self.slots.iter().filter_map(|slot| slot.entry.entry(now)).collect()
     }
 
-    /// Those of the claims, without a look at any record.
+    /// Returns the entries of the claims, without reading any record.
     pub(super) fn claims(&self, now: Moment) -> Vec<Entry> {
         let mut tags = self.claims.clone();
         tags.sort_unstable();
-        // Two keys may have the same.
+        // Two keys may have the same tag.
         tags.dedup();
         let slots =
             tags.into_iter().flat_map(|tag| self.slots.iter_hash(tag.hash()).filter(move |slot| slot.tag == tag));
@@ -293,7 +295,8 @@ impl Shard {
         }
     }
 
-    /// Keys that are claimed and released all the time must not fill the queue.
+    /// Drops expiries of slots that are gone. Otherwise keys that are claimed and released all the time would fill the
+    /// queue.
     fn forget_the_gone(&mut self) {
         if self.expiries.len() > 2 * self.slots.len() + 64 {
             let expiring = self.slots.iter().filter(|slot| slot.due != Tick::NEVER);
@@ -303,7 +306,8 @@ impl Shard {
 }
 
 impl Slot {
-    /// The look that the entry needs before the next one, if any. Where it expires later, that is found out then.
+    /// Returns an earlier check if the entry expires before the one that is queued. A later expiry is noticed at that
+    /// check.
     fn due_sooner(&mut self) -> Option<Expiry> {
         let due = Tick::after(self.entry.expires_at());
         (due < self.due).then(|| {

@@ -1,4 +1,4 @@
-//! What each client takes of the store, so that one cannot fill it.
+//! The bytes that each client takes of the store. They are limited, so that one client cannot fill it.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -6,23 +6,23 @@ use std::hash::BuildHasher;
 use crate::store::claim::Owner;
 use crate::sync::{KeyHasher, Mutex, MutexGuard, lock};
 
-/// Owners in many parts that are locked on their own.
+/// The number of parts, each with its own lock.
 const PARTS: usize = if cfg!(all(test, shuttle)) { 1 } else { 64 };
 
-/// The bytes of each owner's entries. An owner has no place here when nothing is left.
+/// The bytes of each owner's entries. An owner without entries is not listed.
 pub(super) struct Shares {
     hasher: KeyHasher,
     parts: Box<[Mutex<HashMap<Share, usize>>]>,
-    /// What one owner may take.
+    /// The bytes that one owner may take.
     limit: usize,
 }
 
-/// Whom an entry counts for: a hash of the owner, which no client knows.
+/// The owner that an entry counts for, as a hash that no client knows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Share(u64);
 
 impl Share {
-    /// Of an entry without an owner.
+    /// The share of an entry without an owner.
     pub(super) const NONE: Self = Self(0);
 
     pub(super) const fn from_u64(number: u64) -> Self {
@@ -34,7 +34,7 @@ impl Share {
     }
 }
 
-/// What an entry takes, or takes more or less, and whom it counts for.
+/// The bytes of an entry, or a change of them, and the share that they count for.
 #[derive(Clone, Copy)]
 pub(super) struct Counted {
     pub(super) share: Share,
@@ -54,7 +54,7 @@ impl Shares {
         owner.map_or(Share::NONE, |owner| Share(self.hasher.hash_one(owner) | 1))
     }
 
-    /// Counts a new entry, if its owner has room for it.
+    /// Counts a new entry if its owner has room for it. Returns false if not.
     pub(super) fn reserve(&self, Counted { share, bytes }: Counted) -> bool {
         let Some(mut part) = self.part(share) else { return true };
         let used = part.get(&share).copied().unwrap_or_default();
@@ -63,7 +63,7 @@ impl Shares {
         true
     }
 
-    /// Counts what a claim that was granted takes in addition, whatever it is.
+    /// Counts the bytes that a granted claim takes in addition, even if they exceed the limit.
     pub(super) fn add(&self, Counted { share, bytes }: Counted) {
         if let Some(mut part) = self.part(share) {
             *part.entry(share).or_default() += bytes;
@@ -79,12 +79,12 @@ impl Shares {
             }
         }
         if part.is_empty() {
-            // It keeps its memory otherwise.
+            // An empty map would keep its memory.
             *part = HashMap::new();
         }
     }
 
-    /// `None` for an entry without an owner.
+    /// Returns the locked part of the share, or `None` for an entry without an owner.
     fn part(&self, share: Share) -> Option<MutexGuard<'_, HashMap<Share, usize>>> {
         let part = usize::try_from((share.0 >> 1) % PARTS as u64).unwrap_or_default();
         (share != Share::NONE).then(|| lock(&self.parts[part]))

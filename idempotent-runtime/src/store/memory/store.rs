@@ -1,10 +1,9 @@
-//! The store itself.
+//! The in-memory store.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{ImmediateStore, Store, StoreAdmin};
@@ -18,13 +17,15 @@ use crate::store::resolution::{Resolution, Resolved};
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
 
-/// Keeps claims and records in this process, bounded by bytes.
+/// A store that keeps claims and records in this process, limited by bytes.
 ///
-/// A live entry is never evicted, nor is an unknown outcome: a full store rejects new claims. It always accepts the record of
-/// a claim that it granted. So the responses of the requests in flight can exceed the bound, each by at most the `max_body`
-/// of its handler. One caller takes at most a [share](MemoryStoreBuilder::max_bytes_per_caller) of the bytes. A task of the store frees expired entries in small batches.
+/// The store never evicts a live entry or an unknown outcome. When it is full, it rejects new claims. It always accepts
+/// the record of a claim that it granted, so the responses of the requests in flight can exceed the limit, each by at
+/// most the `max_body` of its handler. One caller takes at most a [share](MemoryStoreBuilder::max_bytes_per_caller) of
+/// the bytes. A task of the store deletes expired entries in small batches.
 ///
-/// Time is [`tokio::time`], so that a test can pause and advance it. A clone is cheap and shares everything.
+/// The store takes the time from [`tokio::time`], so a test can pause and advance it. A clone is cheap and shares all
+/// entries.
 ///
 /// # Examples
 ///
@@ -37,7 +38,7 @@ use crate::sync::lock;
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Table>);
 
-/// Collects the options of a [`MemoryStore`].
+/// The options of a [`MemoryStore`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct MemoryStoreBuilder {
@@ -46,20 +47,23 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// The bytes that keys, headers, bodies and a fixed cost of 192 bytes an entry and up to 8 bytes a header line may take;
-    /// 256 MiB by default.
+    /// Sets the bytes that all entries may take: keys, headers, bodies, and a fixed cost of 192 bytes an entry and up
+    /// to 8 bytes a header line. The default is 256 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// The bytes that the entries of one caller may take, in all scopes together; half of [`max_bytes`](Self::max_bytes) by default.
+    /// Sets the bytes that the entries of one caller may take, in all scopes together. The default is half of
+    /// [`max_bytes`](Self::max_bytes).
     ///
-    /// A caller that has used them up gets 503 for new keys, until some of its entries have expired. Its records are replayed, and
-    /// other callers are served. As with `max_bytes`, the record of a claim that was granted is always accepted.
+    /// A caller that has used up its bytes gets 503 for new keys, until some of its entries have expired. Its records
+    /// are still replayed, and other callers are served. As with `max_bytes`, the record of a claim that was granted is
+    /// always accepted.
     ///
-    /// Where no caller is named, the credentials of the request count as the caller: see [`Owner`](crate::store::Owner). A client that
-    /// can vary its credentials, such as by another cookie, has as many shares. All requests that have neither are one caller.
+    /// If no caller is named, the credentials of the request count as the caller: see [`Owner`](crate::store::Owner). A
+    /// client that can vary its credentials, for example by another cookie, has as many shares. All requests with
+    /// neither a caller nor credentials count as one caller.
     ///
     /// ```
     /// use idempotent_runtime::store::MemoryStore;
@@ -72,7 +76,7 @@ impl MemoryStoreBuilder {
         self
     }
 
-    /// The store.
+    /// Builds the store.
     pub fn build(self) -> MemoryStore {
         let per_caller = self.max_bytes_per_caller.unwrap_or(self.max_bytes / 2);
         MemoryStore(Arc::new(Table::new(self.max_bytes, per_caller)))
@@ -86,27 +90,27 @@ impl Default for MemoryStoreBuilder {
 }
 
 impl MemoryStore {
-    /// A store of at most 256 MiB.
+    /// Creates a store of at most 256 MiB.
     pub fn new() -> Self {
         Self::builder().build()
     }
 
-    /// A store with options to follow.
+    /// Returns a builder with the default options.
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder::default()
     }
 
-    /// The bytes that keys, headers, bodies and the fixed cost of the entries take now.
+    /// Returns the bytes that keys, headers, bodies and the fixed cost of the entries take now.
     pub fn used_bytes(&self) -> usize {
         self.0.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// How many claims and records are kept, including expired ones that are not freed yet.
+    /// Returns the number of claims and records, including expired ones that are not deleted yet.
     pub fn len(&self) -> usize {
         self.0.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// Whether the store has no entry.
+    /// Returns whether the store has no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -178,7 +182,8 @@ impl Store for MemoryStore {
         let (shard, tag) = self.0.place(key);
         let mut shard = lock(shard);
         let Some(less) = shard.release(tag, key, token, self.0.now()) else {
-            // Under the lock under which a claim looks. Of one that has been completed, nothing is on its way.
+            // The token is remembered under the lock under which a claim checks it. No claim of a completed token is on
+            // its way.
             if !shard.is_completed_by(tag, key, token, self.0.now()) {
                 self.0.given_back.remember(token);
             }
@@ -219,7 +224,7 @@ impl StoreAdmin for MemoryStore {
         let (shard, tag) = self.0.place(key);
         let now = {
             let mut shard = lock(shard);
-            // Under the lock: a renewal that came before must count.
+            // The time is read under the lock, so that an earlier renewal counts.
             let now = self.0.now();
             let (resolved, more, less) = shard.resolve(tag, key, token, &resolution, now);
             if more.bytes == 0 && less.bytes == 0 {
@@ -261,12 +266,12 @@ impl StoreAdmin for MemoryStore {
         Ok(unknown)
     }
 
-    /// Shard by shard, and within a shard in the order of the keys.
+    /// Lists shard by shard, and within a shard in the order of the keys.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.page(cursor.as_ref(), limit, Shard::entries)
     }
 
-    /// In the order of [`list`](Self::list). No record is looked at.
+    /// Lists in the order of [`list`](Self::list), without reading any record.
     async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
         self.page(cursor.as_ref(), limit, Shard::claims).map(Some)
     }
@@ -314,9 +319,9 @@ impl MemoryStore {
             Claiming::Answer(claim) => return Ok(claim),
             Claiming::TakenOver { attempt } => attempt,
             Claiming::Absent => {
-                // Under `AfterCrash::Reject`, a claim gets a key in no other case.
+                // Under `AfterCrash::Reject`, a claim gets a key only in this case.
                 self.0.given_back.check(request.token)?;
-                // More may have expired than one batch frees.
+                // The entry may have expired without being deleted, because one batch is limited.
                 self.0.remove(&mut shard, tag, key);
                 let new = Counted { share: self.0.share(request.owner), bytes: ENTRY_BYTES + key.as_str().len() };
                 self.0.reserve(new)?;
@@ -325,7 +330,7 @@ impl MemoryStore {
             }
         };
         drop(shard);
-        if request.after_crash == AfterCrash::Rerun {
+        if request.after_crash.may_rerun() {
             self.0.delete_expired_at(now.saturating_add(request.ttl));
         }
         Ok(Claim::Acquired { attempt })
@@ -334,7 +339,8 @@ impl MemoryStore {
 
 #[cfg(all(test, shuttle))]
 impl MemoryStore {
-    /// Leaves what expires to the calls of the store: with the steps of that task, the schedules are too many to try all.
+    /// Leaves the deletion of expired entries to the calls of the store. With the steps of the task, there would be too
+    /// many schedules to try all.
     pub(crate) fn without_expired_deletion(self) -> Self {
         self.0.expired_deletion.wakes_at.store(0, Ordering::SeqCst);
         self

@@ -9,37 +9,37 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{ClaimRequest, Token};
-use crate::store::claim_decision::StoredState;
+use crate::store::claim_decision::{ExistingClaim, StoredState};
 use crate::store::entry::{Entry, EntryState};
 use crate::store::memory::packed::Packed;
 use crate::store::memory::shares::{Counted, Share};
 
-/// What an entry is counted for beside its key and payload: what it takes at most, with its places in table and queue.
-/// The first one of a shard takes somewhat more.
+/// The bytes that an entry counts for beside its key and payload. This is the most that an entry takes, with its places
+/// in table and queue. Only the first entry of a shard takes somewhat more.
 pub(super) const ENTRY_BYTES: usize = 192;
 
 /// A time since the store began.
 pub(super) type Moment = Duration;
 
-/// When what never expires does.
+/// The expiry of an entry that never expires.
 pub(super) const NEVER: Moment = Moment::MAX;
 
-/// What the table keeps of a key.
+/// An entry of the table.
 pub(super) enum Stored {
     Completed(Packed),
-    /// With one box for both, the enum is as small as what it mostly holds.
+    /// A claim or a large record. One box for both keeps the enum as small as a packed record.
     Rare(Box<Rare>),
 }
 
 pub(super) enum Rare {
     Claimed(StoredClaim),
-    /// Completed, with a body in an allocation of its own.
+    /// A record with a body in an allocation of its own.
     Large(Packed, Bytes),
 }
 
 enum State<'a> {
     Claimed(&'a StoredClaim),
-    /// And its body, if that has an allocation of its own.
+    /// A record, and its body if that has an allocation of its own.
     Completed(&'a Packed, Option<&'a Bytes>),
 }
 
@@ -97,13 +97,13 @@ impl Stored {
     pub(super) fn stored_state(&self, now: Moment) -> StoredState {
         match self.state() {
             State::Completed(packed, apart) => StoredState::Completed(packed.record(apart)),
-            State::Claimed(claimed) => StoredState::Claimed {
-                fingerprint: claimed.fingerprint,
+            State::Claimed(claimed) => StoredState::Claimed(ExistingClaim {
                 token: claimed.token,
+                fingerprint: claimed.fingerprint,
                 attempt: claimed.attempt,
                 leased: now < claimed.lease_until,
                 expires: !self.is_endless(),
-            },
+            }),
         }
     }
 
@@ -117,12 +117,12 @@ impl Stored {
         }
     }
 
-    /// Whether it is a claim that never expires. A record always expires, even if its ttl is centuries.
+    /// Returns whether the entry is a claim that never expires. A record always expires, even if its ttl is centuries.
     pub(super) fn is_endless(&self) -> bool {
         matches!(self.state(), State::Claimed(claimed) if claimed.expires_at == NEVER)
     }
 
-    /// Whether it is a record, which expires then.
+    /// Sets the expiry if the entry is a record. Returns false if it is a claim.
     pub(super) fn record_expires_at(&mut self, moment: Moment) -> bool {
         match self {
             Self::Completed(packed) => packed.expire_at(moment),
@@ -165,7 +165,7 @@ impl Stored {
         }
     }
 
-    /// Whom the entry counts for.
+    /// Returns the share that the entry counts for.
     pub(super) fn share(&self) -> Share {
         match self.state() {
             State::Claimed(claimed) => claimed.share,
@@ -177,7 +177,7 @@ impl Stored {
         Counted { share: self.share(), bytes: self.bytes() }
     }
 
-    /// What the entry is counted for.
+    /// Returns the bytes that the entry counts for.
     pub(super) fn bytes(&self) -> usize {
         ENTRY_BYTES
             + match self.state() {
@@ -186,7 +186,7 @@ impl Stored {
             }
     }
 
-    /// For operators, if it still lives.
+    /// Returns the entry for operators if it has not expired.
     pub(super) fn entry(&self, now: Moment) -> Option<Entry> {
         let left = self.expires_at().checked_sub(now).filter(|left| !left.is_zero())?;
         let expires_in = (!self.is_endless()).then_some(left);

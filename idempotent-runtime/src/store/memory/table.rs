@@ -1,4 +1,4 @@
-//! The entries of one store, in many shards that are locked on their own.
+//! The entries of one store, in many shards with a lock each.
 
 use std::hash::BuildHasher;
 
@@ -14,7 +14,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{KeyHasher, Mutex, lock};
 
-/// Claims and records, and the bytes that they take.
+/// The claims and records, and the bytes that they take.
 pub(super) struct Table {
     pub(super) began: Instant,
     hasher: KeyHasher,
@@ -26,11 +26,12 @@ pub(super) struct Table {
     pub(super) given_back: RememberedTokens,
 }
 
-/// A table that grows, or rids itself of the marks that removed entries left, moves all of its entries, and so does a queue:
-/// with many small ones, no request waits for a large move. At ten million records each of these has 2,500.
+/// The number of shards. A table that grows, or that clears the marks of removed entries, moves all of its entries, and
+/// so does a queue. With many small shards, no request waits for a large move. At ten million records, each shard has
+/// 2,500.
 pub(super) const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 4096 };
 
-/// How many expired entries are freed while one lock is held.
+/// The number of expired entries that are freed while one lock is held.
 const BATCH: usize = 64;
 
 impl Table {
@@ -51,7 +52,7 @@ impl Table {
         Instant::now().saturating_duration_since(self.began)
     }
 
-    /// Where the entry of this key is, if it is.
+    /// Returns the shard that holds the key's entry, if there is one, and the tag of the key.
     pub(super) fn place(&self, key: &RecordKey) -> (&Mutex<Shard>, Tag) {
         let hash = self.hasher.hash_one(key);
         let [first, second, _, _, a, b, c, d] = hash.to_be_bytes();
@@ -63,7 +64,7 @@ impl Table {
         self.shares.of(owner)
     }
 
-    /// Counts a new entry, if its owner and the store have room for it.
+    /// Counts a new entry if its owner and the store have room for it.
     pub(super) fn reserve(&self, new: Counted) -> Result<(), StoreError> {
         if !self.shares.reserve(new) {
             return Err(StoreError::OverQuota);
@@ -75,19 +76,19 @@ impl Table {
         })
     }
 
-    /// Counts what an entry takes in addition.
+    /// Counts the bytes that an entry takes in addition.
     pub(super) fn add(&self, more: Counted) {
         self.shares.add(more);
         self.used_bytes.fetch_add(more.bytes, Ordering::Relaxed);
     }
 
-    /// Counts what an entry does not take any more.
+    /// Counts the bytes that an entry no longer takes.
     pub(super) fn sub(&self, less: Counted) {
         self.shares.sub(less);
         self.used_bytes.fetch_sub(less.bytes, Ordering::Relaxed);
     }
 
-    /// When the removed entry expires, if there was one.
+    /// Removes the entry. Returns its expiry if there was one.
     pub(super) fn remove(&self, shard: &mut Shard, tag: Tag, key: &RecordKey) -> Option<Moment> {
         let (less, expires_at) = shard.remove(tag, key)?;
         self.sub(less);
@@ -98,7 +99,7 @@ impl Table {
         shard.remove_expired(now, BATCH, |less| self.sub(less))
     }
 
-    /// Tries again for as long as what has expired in the other shards may be room enough.
+    /// Frees expired entries shard by shard. Tries the claim again after each shard that had some, until there is room.
     pub(super) fn make_room(
         &self,
         now: Moment,

@@ -70,7 +70,7 @@ impl PostgresStoreBuilder {
     ///
     /// Without this call the store finds that out when it connects first: it compares the server's processes behind four
     /// connections. Behind a pooler no statement is prepared under a name, each one is a transaction of four round trips, and
-    /// waiting requests (`in_flight = wait`) look every 50 milliseconds, because `LISTEN` does not work there.
+    /// waiting requests (`in_flight = wait`) poll every 50 milliseconds, because `LISTEN` does not work there.
     ///
     /// ```
     /// use idempotent_runtime::store::PostgresStore;

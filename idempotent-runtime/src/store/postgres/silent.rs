@@ -65,7 +65,7 @@ pub(super) async fn silence(pool: &OwnPool, lock: i64) {
         before = now;
     }
     tracing::warn!(
-        "a handler's statement was lost, because its connection to PostgreSQL carries nothing any more: the connection is closed, \
+        "a handler's statement was lost, because its connection to PostgreSQL no longer answers: the connection is closed, \
          and nothing of the transaction is kept"
     );
     if let Some(Silent::Waits { since }) = before {

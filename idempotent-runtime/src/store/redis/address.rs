@@ -1,7 +1,7 @@
-//! What the URL of a store says.
+//! The content of a store's URL.
 //!
-//! `redis` reads the URL of one server. What it would ignore is read here: certificates, Sentinels, and whether anything may be
-//! sent in clear to another machine.
+//! `redis` reads the URL of one server. This module reads the parts that `redis` would ignore: certificates, Sentinels,
+//! and whether anything may be sent in clear to another machine.
 
 use percent_encoding::percent_decode_str;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
@@ -13,11 +13,11 @@ use crate::store::redis::tcp::tcp_settings;
 
 #[derive(Clone)]
 pub(super) struct Address {
-    /// Of the server; of those that Sentinels name, everything but host and port.
+    /// The address of the server. If Sentinels name the server, everything but host and port.
     pub(super) server: ConnectionInfo,
     #[cfg(any(feature = "redis-cluster", all(feature = "redis-sentinel", feature = "tls")))]
     pub(super) certificates: Certificates,
-    /// Whether the URL says that the server may be another machine although the connection is not encrypted.
+    /// Whether the URL allows an unencrypted connection to another machine.
     pub(super) may_be_in_clear: bool,
     #[cfg(feature = "redis-sentinel")]
     pub(super) sentinels: Option<Sentinels>,
@@ -117,12 +117,12 @@ impl Address {
         }
     }
 
-    /// Whether nothing is sent in clear, or the URL allows it.
+    /// Returns whether nothing is sent in clear, or the URL allows it.
     pub(super) fn may_lead_anywhere(&self) -> bool {
         matches!(self.server.addr(), ConnectionAddr::TcpTls { .. }) || self.may_be_in_clear
     }
 
-    /// The same for a server that another one names.
+    /// Rejects a server that another one names if passwords and records would be sent in clear to another machine.
     pub(super) fn check_host(&self, host: &str) -> Result<(), RedisOpenError> {
         if self.may_lead_anywhere() || is_local(host) {
             return Ok(());
@@ -131,16 +131,16 @@ impl Address {
     }
 }
 
-/// What `redis` reads in a URL.
+/// Parses the parts of the URL that `redis` reads.
 fn connection(base: &str, parameters: &Parameters<'_>) -> Result<ConnectionInfo, RedisOpenError> {
     let read_by_redis = parameters.0.iter().filter(|(name, ..)| READ_BY_REDIS.contains(name));
     let read_by_redis: Vec<_> = read_by_redis.map(|(name, encoded, _)| format!("{name}={encoded}")).collect();
     let information = format!("{base}?{}", read_by_redis.join("&")).into_connection_info();
     let information = information.map_err(|error| {
-        // The client tells it by this text alone.
+        // Only the text of the client's error shows that TLS is missing.
         if error.to_string().contains("TLS") { RedisOpenError::Tls } else { RedisOpenError::Url(error) }
     })?;
-    // To name the library, the user would need another right.
+    // The user would need another right to set the name of the library.
     let settings = information.redis_settings().clone().set_skip_set_lib_name();
     Ok(information.set_redis_settings(settings).set_tcp_settings(tcp_settings()))
 }
@@ -149,7 +149,7 @@ const READ_BY_REDIS: [&str; 4] = ["protocol", "db", "user", "pass"];
 
 const OTHERS: [&str; 7] = ["tls", "cacert", "cert", "key", "sentinel_user", "sentinel_password", "sentinel_tls"];
 
-/// Name, value as it is written, and value.
+/// The parameters: name, value as it is written, and decoded value.
 #[derive(Default)]
 struct Parameters<'a>(Vec<(&'a str, &'a str, String)>);
 
@@ -159,7 +159,8 @@ impl<'a> Parameters<'a> {
         for parameter in text.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             if !READ_BY_REDIS.contains(&name) && !OTHERS.contains(&name) {
-                // Not repeated: it may be a part of a password that is not percent-encoded.
+                // The message does not repeat the parameter, because it may be a part of a password that is not
+                // percent-encoded.
                 return Err(malformed(
                     "it has an unknown parameter; these are known: protocol, tls, cacert, cert, key; for a socket db, user, \
                      pass; for Sentinels sentinel_user, sentinel_password, sentinel_tls",
@@ -204,7 +205,7 @@ fn decoded(text: &str) -> Result<String, RedisOpenError> {
     decoded.map(Into::into).map_err(|_| malformed("what is percent-encoded in it is no UTF-8"))
 }
 
-/// The host of a Sentinel, whose port is another one than a server's by default.
+/// Adds the default port of Sentinels, which differs from the default port of servers.
 #[cfg(feature = "redis-sentinel")]
 fn with_port(host: &str) -> String {
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));

@@ -1,17 +1,17 @@
-//! The certificates of connections that are encrypted.
+//! The certificates of encrypted connections.
 
 use redis::{ConnectionInfo, RedisResult};
 
 use crate::store::redis::open_error::RedisOpenError;
 
-/// Of the authority that has signed the server's, and the client's own.
+/// The certificate of the authority that has signed the server's certificate, and the client's own certificate.
 #[cfg(feature = "tls")]
 #[derive(Clone, Default)]
 pub(super) struct Certificates(Option<redis::TlsCertificates>);
 
 #[cfg(feature = "tls")]
 impl Certificates {
-    /// Reads these files, which are PEM.
+    /// Reads these PEM files.
     pub(super) fn read(authority: Option<&str>, client: Option<(&str, &str)>) -> Result<Self, RedisOpenError> {
         use std::{fs, io};
 
@@ -42,7 +42,7 @@ impl Certificates {
         Ok(Self(Some(TlsCertificates { client_tls: client.transpose()?, root_cert })))
     }
 
-    /// The same address with these certificates, if its connections are encrypted.
+    /// Returns the same address with these certificates if its connections are encrypted.
     pub(super) fn of_connections(&self, information: ConnectionInfo) -> RedisResult<ConnectionInfo> {
         if !matches!(information.addr(), redis::ConnectionAddr::TcpTls { .. }) {
             return Ok(information);
@@ -58,12 +58,12 @@ impl Certificates {
     }
 }
 
-/// `redis` connects with the provider of the process, and panics if there are several and none is chosen. The application's
-/// choice is respected.
+/// Sets the default crypto provider of the process if it has none. `redis` uses that provider, and panics if there are
+/// several and none is chosen. A choice of the application is kept.
 #[cfg(feature = "tls")]
 fn choose_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Another thread may have chosen one meanwhile.
+        // Another thread may have set one meanwhile.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::store::redis::address::Address;
 use crate::store::redis::node::Node;
 
-/// Resolves the host of each server, also of those that join later, before the client connects.
+/// Resolves the host of each server before the client connects to it, also of servers that join later.
 pub(super) struct Resolver {
     address: Address,
     joined: Arc<Notify>,
@@ -45,7 +45,8 @@ impl AsyncDNSResolver for Resolver {
     }
 }
 
-/// The hosts of all servers that this one names, masters and replicas. One without a host is at the address that was asked.
+/// Returns the hosts of all masters and replicas that this server names. A server without a host is at the address that
+/// was queried.
 pub(super) async fn hosts(server: &mut MultiplexedConnection) -> RedisResult<Vec<String>> {
     let ranges: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(server).await?;
     let servers = ranges.into_iter().flat_map(|range| range.into_iter().skip(2));
@@ -57,18 +58,19 @@ pub(super) async fn hosts(server: &mut MultiplexedConnection) -> RedisResult<Vec
     Ok(hosts?.into_iter().flatten().filter(|host| is_address(host)).collect())
 }
 
-/// Whether the server is at this host. One that does not know its own address names another: the client goes to the address at
-/// which it has asked.
+/// Returns whether the host is a server's address. A server that does not know its own address names a placeholder. The
+/// client then uses the address that it has queried.
 fn is_address(host: &str) -> bool {
     !matches!(host, "" | "0.0.0.0" | "::")
 }
 
-/// The first server of each range of slots.
+/// Returns the master of each range of slots.
 pub(super) async fn masters(cluster: &ClusterConnection) -> RedisResult<Vec<Node>> {
     let ranges: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut cluster.clone()).await?;
     let mut masters = Vec::new();
     for range in ranges {
-        // First slot, last slot, master, replicas; a server is its host, its port, and what newer versions add.
+        // A range has its first slot, last slot, master and replicas. A server has its host, its port, and fields of
+        // newer versions.
         if let Some(Value::Array(mut master)) = range.into_iter().nth(2) {
             master.truncate(2);
             let (host, port): (Option<String>, u16) = redis::from_redis_value(Value::Array(master))?;
@@ -81,10 +83,11 @@ pub(super) async fn masters(cluster: &ClusterConnection) -> RedisResult<Vec<Node
     Ok(masters)
 }
 
-/// The masters under the addresses to which the client has connected.
+/// Returns the masters by the addresses to which the client has connected.
 async fn connected(cluster: &ClusterConnection) -> RedisResult<Vec<Node>> {
     let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-    // Without a policy for the answers, each is told with its server's address. The store has the right to `TIME` anyway.
+    // Without a policy for the answers, each answer comes with the address of its server. The store has the right to
+    // `TIME` anyway.
     let answers = cluster.clone().route_command(redis::cmd("TIME"), masters).await?;
     let answers: HashMap<String, Value> = redis::from_redis_value(answers)?;
     let address = |address: String| {

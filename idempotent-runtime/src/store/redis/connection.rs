@@ -1,4 +1,4 @@
-//! The connections: one server's, or a Cluster's.
+//! The connections to one server or to a Cluster.
 
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,13 +25,13 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Whether a call is sent only once. A Cluster's client sends a call again when its connection breaks. Then an error describes
-    /// only the last try, and an earlier one may have taken effect.
+    /// Returns whether a call is sent only once. The client of a Cluster sends a call again when its connection breaks.
+    /// Then an error describes only the last try, and an earlier try may have taken effect.
     pub(super) fn sends_once(&self) -> bool {
         matches!(self, Self::Single(_))
     }
 
-    /// A connection for queries that take long: what they hold up is none of the calls of this one.
+    /// Returns a connection for slow queries, so that they do not delay the calls of this one.
     pub(super) fn beside(&self) -> RedisResult<Self> {
         match self {
             Self::Single(connection) => connection.beside().map(Self::Single),
@@ -40,7 +40,8 @@ impl Connection {
         }
     }
 
-    /// As [`Reconnecting::is_without_places`]; not known of a Cluster.
+    /// Returns whether the server has no free connections, like [`Reconnecting::is_without_places`]. Returns false for
+    /// a Cluster, whose servers are not asked.
     pub(super) async fn is_without_places(&self) -> bool {
         match self {
             Self::Single(connection) => connection.is_without_places().await,
@@ -57,8 +58,8 @@ impl Connection {
         }
     }
 
-    /// Runs a script by its hash, or by its text if the server does not know the hash yet. The script must have the same effect
-    /// if it is sent twice.
+    /// Runs a script by its hash, or by its text if the server does not know the hash yet. The script must have the
+    /// same effect if it is sent twice.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
@@ -68,7 +69,7 @@ impl Connection {
         self.run_and_tell(script, keys, arguments, || ()).await
     }
 
-    /// The same, which calls `before_second` before the script goes out again.
+    /// Does the same as [`run`](Self::run), and calls `before_second` before the script is sent again.
     pub(super) async fn run_and_tell<T: FromRedisValue>(
         &self,
         script: &Source,
@@ -85,7 +86,7 @@ impl Connection {
         }
     }
 
-    /// The same for a script whose second answer would not be the first one's.
+    /// Runs a script that is not sent again after an error, because its second answer would differ from the first one.
     pub(super) async fn run_once<T: FromRedisValue>(
         &self,
         script: &Source,
@@ -108,12 +109,12 @@ impl Connection {
         }
     }
 
-    /// Whether the call may go out again at once. If that fails too, its first error tells what became of it.
+    /// Returns whether the call may be sent again at once. If the second try fails too, the first error is returned.
     fn may_repeat(&self, error: &RedisError) -> bool {
         self.sends_once() && may_succeed_at_once(error)
     }
 
-    /// The script for many keys in one round trip; `None` where each key may be on a server of its own.
+    /// Runs the script for many keys in one round trip. Returns `None` if each key may be on a different server.
     pub(super) async fn run_many<T: FromRedisValue>(
         &self,
         script: &Source,
@@ -130,7 +131,7 @@ impl Connection {
         Some(connection.send(Sent::Many(&all)).await.and_then(|answers| Ok(from_redis_value(answers)?)))
     }
 
-    /// Every server that has keys of its own.
+    /// Returns all servers that have keys of their own.
     #[cfg_attr(not(feature = "redis-cluster"), expect(clippy::unused_async, reason = "a Cluster is asked"))]
     pub(super) async fn nodes(&self) -> RedisResult<Vec<Node>> {
         match self {
@@ -159,7 +160,7 @@ pub(super) enum Argument<'a> {
 }
 
 impl Argument<'_> {
-    /// In milliseconds.
+    /// Creates an argument in milliseconds.
     pub(super) fn span(span: Duration) -> Self {
         Self::Millis(span_millis(span).unsigned_abs())
     }
@@ -181,7 +182,7 @@ fn is_unknown_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// Connections on which `WAIT` may block without blocking other commands.
+/// The connections on which `WAIT` may block without blocking other commands.
 pub(super) struct Acknowledged {
     pub(super) replicas: usize,
     pub(super) timeout: Duration,
@@ -195,7 +196,8 @@ impl Acknowledged {
         Self { replicas, timeout, connections, next: AtomicUsize::new(0) }
     }
 
-    /// The script's answer, and how many replicas have what it wrote. Calls `before_second` before the script goes out again.
+    /// Returns the script's answer, and the number of replicas that have its writes. Calls `before_second` before the
+    /// script is sent again.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
@@ -207,7 +209,7 @@ impl Acknowledged {
         let call = Call::hold_back();
         let connection = self.connections[index].lock().await;
         call.send();
-        // To WAIT, 0 is for ever.
+        // For `WAIT`, a timeout of 0 means forever.
         let millis = span_millis(self.timeout).max(1);
         let mut wait = redis::cmd("WAIT");
         wait.arg(i32::try_from(self.replicas).unwrap_or(i32::MAX)).arg(millis);

@@ -1,4 +1,4 @@
-//! Who the store is to the server.
+//! The user name and password of the store.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ impl StreamingCredentialsProvider for Credentials {
 }
 
 impl Credentials {
-    /// The settings with the user's name and password of this moment.
+    /// Returns the settings with the current user name and password.
     pub(super) async fn apply_to(&self, settings: RedisConnectionInfo) -> RedisResult<RedisConnectionInfo> {
         Ok(match self.subscribe().next().await.transpose()? {
             Some(current) => settings.set_username(current.username()).set_password(current.password()),

@@ -1,5 +1,5 @@
-//! Whether a server evicts keys that did not when the store was opened: another one that was promoted or has joined a Cluster, or
-//! the same one with another setting.
+//! The detection of a server that begins to evict keys after the store was opened: a server that was promoted or has
+//! joined a Cluster, or the same server with another setting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::store::redis::connection::Connection;
 use crate::store::redis::server;
 use crate::sync::{Mutex, lock};
 
-/// The time between two looks, unless a server joins.
+/// The time between two checks, unless a server joins.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
-/// How long the servers may take to tell.
+/// The time in which the servers must answer a check.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) struct EvictionWatch {
@@ -25,9 +25,9 @@ pub(super) struct EvictionWatch {
 }
 
 struct Seen {
-    /// The client connects to a server.
+    /// The notification that the client connects to a server.
     joined: Arc<Notify>,
-    /// The policy of a server that evicts.
+    /// The policy of a server that evicts keys.
     policy: Mutex<Option<String>>,
 }
 
@@ -36,7 +36,7 @@ impl EvictionWatch {
         Self { seen: Arc::new(Seen { joined, policy: Mutex::default() }), task: BackgroundTask::default() }
     }
 
-    /// Rejects a claim while a server evicts. Looks go on by this connection, in a task.
+    /// Rejects a claim while a server evicts keys. A task repeats the check over this connection.
     pub(super) fn check(&self, connection: &Connection) -> Result<(), StoreError> {
         self.task.ensure(|| look_for_ever(connection.clone(), Arc::clone(&self.seen)));
         match &*lock(&self.seen.policy) {
@@ -49,7 +49,7 @@ impl EvictionWatch {
 async fn look_for_ever(connection: Connection, seen: Arc<Seen>) {
     loop {
         let _ = Deadline::after(BETWEEN_LOOKS).bound(seen.joined.notified()).await;
-        // What cannot be asked now is asked again.
+        // If a server cannot be asked now, the next check asks it again.
         let look = Deadline::after(TOLD_WITHIN).bound(server::policy_that_evicts(&connection)).await;
         let Some(Ok(policy)) = look else { continue };
         let before = std::mem::replace(&mut *lock(&seen.policy), policy.clone());

@@ -1,6 +1,8 @@
-//! The marks of claims that were given back: a claim that arrives after its mark is rejected. One name for each token.
+//! The marks of claims that were given back. A claim that arrives after its mark is rejected. Each token has a name of
+//! its own.
 //!
-//! In a Cluster, a script can use two names only if they are in one slot. So the mark's name is made for the slot of the key.
+//! In a Cluster, a script can use two names only if they are in one slot. So the name of a mark is made for the slot of
+//! the key.
 
 use std::sync::LazyLock;
 
@@ -9,10 +11,10 @@ use crate::store::columns::token_text;
 
 const SLOTS: u16 = 16_384;
 
-/// A name in the slot of `neighbour`, which begins with the prefix too.
+/// Returns a name in the slot of `neighbour`. The name begins with the prefix, as `neighbour` does.
 pub(super) fn name(prefix: &str, neighbour: &[u8], token: Token) -> Vec<u8> {
     let token = token_text(token);
-    // Which part is hashed depends on the first brace, and the digits for its slot are the end of that part.
+    // The first brace decides which part is hashed. The digits that lead to the slot are the end of that part.
     let name = match prefix.split_once('{').map(|(_, after)| after.find('}')) {
         None => {
             let before = format!("{prefix}given-back:{{");
@@ -27,15 +29,16 @@ pub(super) fn name(prefix: &str, neighbour: &[u8], token: Token) -> Vec<u8> {
             let before = format!("{prefix}given-back:{token}:");
             format!("{before}{digits}", digits = digits(before.as_bytes(), neighbour))
         }
-        // Every name has the prefix's tag.
+        // A tag in the prefix puts every name in one slot.
         Some(Some(_)) => format!("{prefix}given-back:{token}"),
     };
     name.into_bytes()
 }
 
-/// What must follow `before` for the slot of `neighbour`.
+/// Returns the digits that must follow `before` to reach the slot of `neighbour`.
 fn digits(before: &[u8], neighbour: &[u8]) -> String {
-    // The checksum is linear: that of two texts one after the other is that of the first, followed by zeros, and of the second.
+    // The checksum is linear. The checksum of two joined texts is that of the first text, followed by zeros, combined
+    // with that of the second.
     let followed = [0; DIGITS].iter().fold(crc(before), |crc, &byte| crc_step(crc, byte)) % SLOTS;
     hexadecimal(NUMBERS[usize::from(slot(neighbour) ^ followed)])
 }
@@ -46,7 +49,7 @@ fn hexadecimal(number: u32) -> String {
     format!("{number:0DIGITS$x}")
 }
 
-/// For each slot, a number that is in it when it is written in so many hexadecimal digits.
+/// A number for each slot. Written in [`DIGITS`] hexadecimal digits, the number is in that slot.
 static NUMBERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
     let mut numbers = vec![None; usize::from(SLOTS)];
     let mut missing = numbers.len();
@@ -61,7 +64,7 @@ static NUMBERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
     numbers.into_iter().flatten().collect()
 });
 
-/// As the specification of Redis Cluster says: CRC-16 of the hash tag, or of the whole name.
+/// Returns the slot by the specification of Redis Cluster: CRC-16 of the hash tag, or of the whole name.
 pub(super) fn slot(name: &[u8]) -> u16 {
     crc(hash_tag(name).unwrap_or(name)) % SLOTS
 }

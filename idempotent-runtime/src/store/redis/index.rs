@@ -1,16 +1,16 @@
-//! The names of the claims, in sets: operators find what runs, what is stuck and what is unknown without a scan of the whole
-//! server.
+//! The sets with the names of all claims. With them, operators find running, stuck and unknown claims without a scan of
+//! the whole server.
 //!
-//! Claims that never expire have a set of their own. The script of such a claim adds its name, and the script that ends the
-//! claim removes it. In a Cluster, a script often cannot reach the set. Then the store adds and removes the name, with one more
-//! round trip each. A process that dies in between leaves a claim without its name, which the next request with the key adds, or
-//! a name without its claim, which the next count removes.
+//! Claims that never expire have a set of their own. The script of such a claim adds the name, and the script that ends
+//! the claim removes it. In a Cluster, a script often cannot reach the set. Then the store adds and removes the name,
+//! with one more round trip each. If the process dies before that, a claim has no name, or a name has no claim. The
+//! next request with the key adds the missing name. The next count removes a name without a claim.
 //!
-//! The names of claims that expire are sorted by the time at which they do. A claim that `SET` has made is granted before its
-//! name is there: the name follows on the same connection, and no request waits for that. So a process that dies at this moment
-//! leaves a claim that only a listing shows. The script that ends the claim removes the name; in a Cluster, where the names are
-//! spread over several sets, the store does, and no request waits for that either. The name of a claim that has expired goes
-//! when it is looked at: by operators, and with each count of unknown outcomes.
+//! The names of claims that expire are sorted by their expiry. A claim by `SET` is granted before its name is in the
+//! set: the name follows on the same connection, and no request waits for it. If the process dies in between, only a
+//! listing shows the claim. The script that ends the claim removes the name. In a Cluster, the names are spread over
+//! several sets, so the store removes the name, and no request waits for that either. The name of an expired claim is
+//! removed when operators read it, and with each count of unknown outcomes.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,18 +26,18 @@ use crate::store::error::StoreError;
 use crate::store::redis::inner::Inner;
 use crate::store::redis::listing::{self, Found, Names, Place, TOGETHER};
 
-/// So many sets share the load of the claims that expire in a Cluster: one would be on one of its servers.
+/// The number of sets that share the claims that expire in a Cluster. A single set would be on a single server.
 const SETS_IN_CLUSTER: usize = 16;
 
-/// How many names of one set a count of unknown outcomes looks at.
+/// The number of expired names in each set that one count of unknown outcomes checks.
 const EXPIRED_AT_ONCE: usize = 100;
 
-/// The set's name. It is no record key, so no listing shows it.
+/// Returns the name of the set. The name is no record key, so no listing shows it.
 pub(super) fn name(prefix: &str) -> String {
     format!("{prefix}unknown_outcomes")
 }
 
-/// The names of the sets of claims that expire.
+/// Returns the names of the sets of claims that expire.
 pub(super) fn names_of_expiring(prefix: &str, is_cluster: bool) -> Vec<String> {
     if is_cluster {
         (0..SETS_IN_CLUSTER).map(|number| format!("{prefix}claims:{number}")).collect()
@@ -46,7 +46,8 @@ pub(super) fn names_of_expiring(prefix: &str, is_cluster: bool) -> Vec<String> {
     }
 }
 
-/// Adds the name of a claim that was made. Its error must not say that the claim was never sent, or that the store is full.
+/// Adds the name of a claim that was made. The error must not say that the claim was never sent, or that the store is
+/// full.
 pub(super) async fn enter(inner: &Inner, key: &RecordKey) -> Result<(), StoreError> {
     let enter = redis::cmd("SADD").arg(&inner.index).arg(inner.name(key)).to_owned();
     let entered: Result<(), _> = inner.connection.query(&enter).await.map_err(|error| inner.error(error));
@@ -60,16 +61,17 @@ pub(super) async fn enter_expiring(inner: &Arc<Inner>, key: &RecordKey, ttl: Dur
     send(inner, redis::cmd("ZADD").arg(set).arg(after(ttl)).arg(&name).to_owned()).await;
 }
 
-/// Takes the answer of a script that ended a claim or a record. Removes its name from the sets if the script could not.
+/// Takes the answer of a script that ended a claim or a record. Removes the name from the sets if the script could not.
+/// Returns the answer.
 pub(super) async fn ended(inner: &Arc<Inner>, key: &RecordKey, answer: u32) -> u32 {
-    // Most claims end here: their name is left out of the sets by the script.
+    // Most claims end here, because the script has removed their names.
     if answer != 2 && !inner.is_cluster() {
         return answer;
     }
     let name = inner.name(key);
     if answer == 2 {
         let remove = redis::cmd("SREM").arg(&inner.index).arg(&name).to_owned();
-        // The claim has ended whether or not this succeeds, and a count finds the name too.
+        // The claim has ended even if this fails. A count removes the name later.
         let _: RedisResult<()> = inner.connection.query(&remove).await;
     }
     if inner.is_cluster() && (1..=2).contains(&answer) {
@@ -78,13 +80,13 @@ pub(super) async fn ended(inner: &Arc<Inner>, key: &RecordKey, answer: u32) -> u
     answer
 }
 
-/// Sends it without waiting for the answer, unless too many have none yet.
+/// Sends the command. Waits for the answer only if too many commands have none yet.
 async fn send(inner: &Arc<Inner>, command: Cmd) {
     let room = Arc::clone(&inner.unanswered).try_acquire_owned();
     let may_return = room.is_ok();
     let shared = Arc::clone(inner);
     let mut sending = Box::pin(async move {
-        // A listing of everything shows the claim too, and removes no name.
+        // The listing of all entries shows the claim too, and removes no name.
         if let Err(error) = shared.connection.query::<()>(&command).await {
             tracing::debug!(%error, "the name of a claim could not be changed in the index of claims");
         }
@@ -93,22 +95,23 @@ async fn send(inner: &Arc<Inner>, command: Cmd) {
     if !may_return {
         return sending.await;
     }
-    // It is on its way before this returns: what ends the claim comes after it.
+    // The command is sent before this returns, so the command that ends the claim comes after it.
     if sending.as_mut().now_or_never().is_none() {
         drop(crate::sync::tokio::spawn(sending));
     }
 }
 
-/// In milliseconds of this machine's clock. What is late or early by it is looked at again.
+/// Returns that time from now in milliseconds, by this machine's clock. If the clock is wrong, a later check corrects
+/// the result.
 fn after(span: Duration) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     span_millis(now).saturating_add(span_millis(span))
 }
 
-/// The claims in the order of the servers' scans of their sets.
+/// Returns the claims in the order in which the servers scan their sets.
 pub(super) async fn claims(inner: &Inner, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
     if cursor.is_none() && !inner.is_cluster() {
-        // The names that this process has sent are there before the answer.
+        // The answer comes after all names that this process has sent have arrived.
         let look = redis::cmd("EXISTS").arg(&inner.claims).to_owned();
         let _: u64 = inner.connection.query(&look).await.map_err(|error| inner.error(error))?;
     }
@@ -142,11 +145,11 @@ impl Names for Claims<'_> {
 #[derive(Clone, Copy)]
 struct Set<'a> {
     name: &'a str,
-    /// Whether it has the claims that never expire.
+    /// Whether the set has the claims that never expire.
     is_endless: bool,
 }
 
-/// A name, and when its claim expires.
+/// A name, and the expiry of its claim.
 type Scored = (Vec<u8>, Vec<u8>);
 
 impl<'a> Set<'a> {
@@ -193,14 +196,14 @@ impl<'a> Set<'a> {
     }
 }
 
-/// The entries of those names that are of claims of this set. Removes the others from it.
+/// Returns the entries of those names that belong to claims of this set. Removes the other names from it.
 async fn members(inner: &Inner, set: Set<'_>, keys: &[RecordKey]) -> Result<Vec<Entry>, StoreError> {
     let (mut members, others) = sorted_out(inner, set, keys).await?;
     if others.is_empty() {
         return Ok(members);
     }
     set.remove(inner, &others).await?;
-    // A claim that was made since the look has entered its name already.
+    // A claim that was made since the first look has already entered its name.
     let (again, _) = sorted_out(inner, set, &others).await?;
     for entry in &again {
         set.enter(inner, entry).await?;
@@ -218,7 +221,7 @@ async fn sorted_out(
     for (key, found) in keys.iter().zip(listing::summaries(inner, keys).await) {
         match found {
             Ok(Some(entry)) if set.holds(&entry) => members.push(entry),
-            // A listing of everything shows what is damaged.
+            // The listing of all entries shows damaged ones.
             Ok(_) | Err(StoreError::Damaged(_)) => others.push(key.clone()),
             Err(error) => return Err(error),
         }
@@ -252,7 +255,7 @@ pub(super) async fn count_unknown_outcomes(inner: &Inner) -> Result<UnknownOutco
     }
 }
 
-/// Removes names of claims that have expired. Those that were renewed since get a later time.
+/// Removes the names of claims that have expired. The names of claims that were renewed get a later time.
 async fn remove_expired_names(inner: &Inner, set: Set<'_>) -> Result<(), StoreError> {
     let mut expired = redis::cmd("ZRANGE");
     expired.arg(set.name).arg("-inf").arg(after(Duration::ZERO)).arg("BYSCORE");

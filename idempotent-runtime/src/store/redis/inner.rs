@@ -1,4 +1,4 @@
-//! What all clones of a store share: the connections, the names, and how a script is run.
+//! The state that all clones of a store share: connections, names and scripts.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,17 +34,18 @@ pub(super) struct Inner {
     pub(super) prefix: String,
     /// The name of the set of claims that never expire.
     pub(super) index: String,
-    /// The names of the sets of claims that expire: several in a Cluster.
+    /// The names of the sets of claims that expire. There are several in a Cluster.
     pub(super) claims: Vec<String>,
-    /// How many calls may be on their way that no request waits for.
+    /// A limit on the calls in progress that no request waits for.
     pub(super) unanswered: Arc<Semaphore>,
     pub(super) scripts: Scripts,
-    /// Unless eviction is allowed.
+    /// The check for eviction. `None` if eviction is allowed.
     pub(super) eviction: Option<EvictionWatch>,
     pub(super) longest_value: usize,
-    /// Of claims that never expire and went out twice: after the release of one, the other may still arrive.
+    /// The tokens of claims that never expire and were sent twice. After the release of one, the other may still
+    /// arrive.
     pub(super) sent_twice: RememberedTokens,
-    /// From version 7 on, `SET` returns the existing value if it writes nothing.
+    /// Whether `SET` returns the existing value if it writes nothing. It does from version 7 on.
     pub(super) claims_by_set: bool,
 }
 
@@ -53,13 +54,13 @@ impl Inner {
         names::of(&self.prefix, key)
     }
 
-    /// What a message says of the end of a claim. Channels have neither databases nor key patterns, so users who may not read the
-    /// key may hear it: it is a digest of the name, 64 hexadecimal digits.
+    /// Returns the message about the end of a claim: a digest of the name, as 64 hexadecimal digits. Channels have
+    /// neither databases nor key patterns, so users who may not read the key may receive the message.
     pub(super) fn message_of(name: &[u8]) -> String {
         format!("{:x}", Bytes::from_owner(Sha256::digest(name)))
     }
 
-    /// The set of claims that expire which has this name.
+    /// Returns the set of claims that expire which contains this name.
     pub(super) fn claims_of(&self, name: &[u8]) -> &str {
         match self.claims.as_slice() {
             [only] => only,
@@ -71,23 +72,23 @@ impl Inner {
         !self.connection.sends_once()
     }
 
-    /// `None` for a name of another store or program.
+    /// Parses a name. Returns `None` for a name of another store or program.
     pub(super) fn key_of(&self, name: &[u8]) -> Option<RecordKey> {
         names::key_in(&self.prefix, name)
     }
 
-    /// The name of the mark of a claim of `key` by `token`. It is no record key, so no listing shows it.
+    /// Returns the name of the mark of a claim of `key` by `token`. The name is no record key, so no listing shows it.
     pub(super) fn name_of_given_back(&self, key: &RecordKey, token: Token) -> Vec<u8> {
         given_back::name(&self.prefix, &self.name(key), token)
     }
 
-    /// The key's, and one that no other call has: a Cluster's client sends a call again by itself, and the second one must not
-    /// find what the first one did.
+    /// Returns the name of the key, and a name that no other call has. The client of a Cluster may send a call again by
+    /// itself. The second name keeps the first answer, so that the second run does not see the effect of the first.
     pub(super) fn names_for_one_call(&self, key: &RecordKey) -> [Vec<u8>; 2] {
         [self.name(key), self.name_of_given_back(key, Token::unique())]
     }
 
-    /// For how long the second of these names keeps the answer.
+    /// Returns the time for which the second of these names keeps the answer.
     pub(super) fn answer_kept_for(&self) -> Argument<'static> {
         if self.connection.sends_once() { Argument::Millis(0) } else { Argument::span(REMEMBERED) }
     }
@@ -121,7 +122,8 @@ impl Inner {
         Ok(answer)
     }
 
-    /// Makes a call of a registry, and finds out whether the server lives if no answer comes: it may have no place for a connection.
+    /// Makes a call of a registry. If no answer comes, checks whether the server is alive, because it may have no free
+    /// connection.
     pub(super) async fn looking_for_places<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
@@ -154,10 +156,10 @@ impl Inner {
     }
 
     pub(super) fn error(&self, error: RedisError) -> StoreError {
-        // Before version 7 the error of a command in a script comes inside of a text.
+        // Before version 7, the error of a command in a script is part of a longer text.
         let text = error.to_string();
         let is = |code: &str| error.code() == Some(code) || text.split([' ', '-']).any(|word| word == code);
-        // A server that cannot save its data to the disk takes no writes.
+        // A server that cannot save its data to the disk accepts no writes.
         if is("OOM") || is("MISCONF") {
             StoreError::Full
         } else if ["invalid bulk length", "proto-max-bulk-len"].iter().any(|what| text.contains(what)) {

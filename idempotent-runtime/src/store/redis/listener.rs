@@ -1,6 +1,7 @@
-//! One subscription that hears of the ends of claims in all processes, on behalf of all waiters.
+//! One subscription that receives the ends of claims in all processes, for all waiting requests.
 //!
-//! Its loop stays apart from that of `store/postgres/listener.rs`: they share task, pause and notification, and differ in each step.
+//! The loop is separate from that of `store/postgres/listener.rs`. Both share the task, the pause and the notification,
+//! but differ in each step.
 
 use std::mem;
 use std::sync::Arc;
@@ -28,9 +29,10 @@ impl Listener {
         Self { origin: Arc::new(origin), channel, ended: Arc::default(), task: BackgroundTask::default() }
     }
 
-    /// Resolves when the claim of the key with this message may have ended since the first poll.
+    /// Waits until the claim of the key with this message may have ended since the first poll.
     ///
-    /// If no thread drives the runtime of the subscription, it never does, and waiters look by themselves every 250 ms.
+    /// If no thread drives the runtime of the subscription, this never returns, and waiting requests check every 250
+    /// ms.
     pub(super) async fn ended(&self, message: &[u8]) {
         self.task.ensure(|| listen(Arc::clone(&self.origin), self.channel.clone(), Arc::clone(&self.ended)));
         self.ended.notified(message).await;
@@ -53,12 +55,12 @@ async fn listen(origin: Arc<Origin>, channel: String, ended: Arc<KeyedNotify>) {
             }
             Err(error) if may_not(&error) && !mem::replace(&mut has_warned, true) => tracing::warn!(
                 %error,
-                "notifications cannot be received: requests that wait for a request of another process look every 250 ms; grant \
+                "notifications cannot be received: requests that wait for a request of another process poll every 250 ms; grant \
                  +subscribe and &{channel}"
             ),
             Err(_) => {}
         }
-        // Waiters look by themselves meanwhile.
+        // Meanwhile waiting requests check by themselves.
         backoff.wait().await;
     }
 }

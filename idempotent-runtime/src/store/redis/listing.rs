@@ -1,7 +1,8 @@
-//! What operators read: pages of entries, a page of names at a time and no bodies, over a connection of their own.
+//! The listings for operators: pages of entries without bodies, read one page of names at a time over a connection of
+//! their own.
 //!
-//! A page begins at the server's own cursor. The server returns a few names more than the page has room for. The cursor of the next
-//! page has the rest.
+//! A page begins at the server's own cursor. The server returns a few names more than the page has room for. The cursor
+//! of the next page contains the rest.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,20 +19,21 @@ use crate::store::redis::inner::Inner;
 use crate::store::redis::node::Node;
 use crate::store::redis::value;
 
-/// How many names the server looks at in one go: it answers no other call meanwhile.
+/// The number of names that the server scans at once. It answers no other call meanwhile.
 const AT_ONCE: usize = 1000;
 
-/// How many times a page asks for names. Among many names of other programs it ends with what it has found, and its cursor goes on.
+/// The largest number of scans for one page. A page among many names of other programs ends with the entries found so
+/// far, and its cursor continues.
 const SCANS: usize = 200;
 
-/// After how long a page ends with what it has found: an operator who waits for it sees something.
+/// The time after which a page ends with the entries found so far, so that a waiting operator sees a result.
 const ENOUGH: Duration = Duration::from_millis(500);
 
-/// How many entries are read together.
+/// The number of entries that are read together.
 pub(super) const TOGETHER: usize = 100;
 
-/// A place in a listing: the source of names, its cursor unless the listing has not begun there, and names that it has returned
-/// already.
+/// A place in a listing: the source of names, its cursor unless the listing is at the beginning of the source, and
+/// names that the source has already returned.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) source: usize,
@@ -49,7 +51,8 @@ impl Place {
         Some(Self { source: source.parse().ok()?, scan, names })
     }
 
-    /// Where its names are from: after the last ones of a source, it is at the beginning of the next source.
+    /// Returns the source of the names. After the last names of a source, the place is at the beginning of the next
+    /// source.
     fn source_of_names(&self) -> usize {
         self.source - usize::from(self.scan.is_none() && self.source > 0)
     }
@@ -65,29 +68,30 @@ impl Place {
     }
 }
 
-/// The names of this store, and of others whose prefix begins with this one.
+/// Returns a pattern for the names of this store. It also matches names of stores whose prefix begins with this one.
 pub(super) fn pattern(inner: &Inner) -> String {
     format!("{}*", escaped(&inner.prefix))
 }
 
-/// What a name of a listing leads to.
+/// A key of a listing, and its entry.
 pub(super) type Found = (RecordKey, Result<Entry, StoreError>);
 
-/// Names of entries, from one source after the other.
+/// The names of entries, from one source after the other.
 pub(super) trait Names {
     fn inner(&self) -> &Inner;
 
-    /// How many sources there are.
+    /// Returns the number of sources.
     fn sources(&self) -> usize;
 
-    /// Some names, from the server's cursor in this place on, and the next cursor: 0 at the end of the source.
+    /// Returns some names from the server's cursor in this place on, and the next cursor, which is 0 at the end of the
+    /// source.
     async fn some(&self, place: &Place, count: usize) -> RedisResult<(u64, Vec<Vec<u8>>)>;
 
-    /// What the names of this source lead to; nothing for those that lead nowhere.
+    /// Reads the entries of these keys of this source. Keys without an entry are left out.
     async fn read(&self, source: usize, keys: Vec<RecordKey>) -> Result<Vec<Found>, StoreError>;
 }
 
-/// All names: each server is a source.
+/// All names. Each server is a source.
 struct All<'a> {
     inner: &'a Inner,
     nodes: Vec<Node>,
@@ -142,7 +146,7 @@ pub(super) async fn page_of(names: &impl Names, cursor: Option<Cursor>, limit: u
             (place.source, place.scan) = if next == 0 { (source + 1, None) } else { (source, Some(next)) };
         }
         let some: Vec<_> = place.names.drain(..place.names.len().min(room).min(TOGETHER)).collect();
-        // The server may tell a name twice.
+        // The server may return a name twice.
         let some: Vec<_> = some.into_iter().filter(|key| seen.insert(key.clone())).collect();
         for (key, found) in names.read(source, some).await? {
             page.add(Some(key), found)?;
@@ -157,7 +161,8 @@ pub(super) async fn page_of(names: &impl Names, cursor: Option<Cursor>, limit: u
     Ok(page)
 }
 
-/// The entries without the responses' headers and bodies: one for each key, by one script if all can be read.
+/// Returns the entries without the responses' headers and bodies, one result for each key. One script reads them if it
+/// can read all.
 pub(super) async fn summaries(inner: &Inner, keys: &[RecordKey]) -> Vec<Result<Option<Entry>, StoreError>> {
     if !inner.is_cluster()
         && keys.len() > 1
@@ -165,7 +170,7 @@ pub(super) async fn summaries(inner: &Inner, keys: &[RecordKey]) -> Vec<Result<O
     {
         return keys.iter().zip(found).map(|(key, ends)| entry(key, ends)).collect();
     }
-    // They are on several servers, or one of them cannot be read.
+    // The entries are on several servers, or one of them cannot be read.
     join_all(keys.iter().map(|key| summary(inner, key))).await
 }
 
@@ -182,7 +187,7 @@ async fn ends(inner: &Inner, keys: &[RecordKey]) -> Result<Vec<Ends>, StoreError
     found.map_err(|error| inner.error(error))
 }
 
-/// The beginning and the end of a value, what is left of its life, and how late it is.
+/// The first and the last bytes of a value, the remaining time to live, and the server's time.
 type Ends = (Option<Vec<u8>>, Vec<u8>, i64, i64);
 
 const ENDS: [Argument<'static>; 2] = [Argument::Millis(value::HEAD as u64), Argument::Millis(value::TAIL as u64)];
@@ -191,7 +196,7 @@ fn entry(key: &RecordKey, (head, tail, left, now): Ends) -> Result<Option<Entry>
     head.map(|head| value::summary(key.clone(), &head, &tail, left, now)).transpose()
 }
 
-/// A prefix as a pattern that matches it alone.
+/// Returns a pattern that matches only this prefix.
 fn escaped(prefix: &str) -> String {
     prefix.chars().fold(String::new(), |mut pattern, char| {
         if "*?[]^-\\".contains(char) {

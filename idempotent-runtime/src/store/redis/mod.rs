@@ -1,13 +1,14 @@
 //! The store for many processes that have a Redis or Valkey already.
 //!
-//! Each operation is one round trip: a replay costs one, a first execution two. From Redis 7 on a claim is the command
-//! `SET … NX GET`, which returns an existing value. Everything else is a script, and so is the claim of a key that is already
-//! claimed, which takes a second round trip. The name of a claim that was made follows into an index, which no request waits for.
+//! Each operation is one round trip: a replay takes one, a first execution two. From Redis 7 on, a claim is the command
+//! `SET … NX GET`, which returns an existing value. Everything else is a script. The claim of a key that is already
+//! claimed is a script too, which takes a second round trip. The name of a new claim is sent to an index afterwards,
+//! and no request waits for that.
 //!
-//! All data of a key is one JSON value under one name, so a Cluster needs no hash tags. Only the marks of claims that were
-//! given back have names of their own: `given_back`. The ttl is the expiry of the name. The lease is computed from it, so
-//! attempt numbers outlive a lease and only the server's clock counts. A claim that never expires has the end of its lease in
-//! its value, by the same clock; the names of all claims are in sets: `index`.
+//! All data of a key is one JSON value under one name, so a Cluster needs no hash tags. Only the marks of claims that
+//! were given back have names of their own: see `given_back`. The ttl is the expiry of the name. The lease is computed
+//! from that expiry, so attempt numbers outlive a lease and only the server's clock counts. A claim that never expires
+//! has the end of its lease in its value, by the same clock. The names of all claims are in sets: see `index`.
 
 pub(crate) mod address;
 pub(crate) mod certificates;

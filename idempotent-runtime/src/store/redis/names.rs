@@ -1,20 +1,21 @@
 //! The name of a record key in Redis: the store's prefix, and the key's text.
 //!
-//! A prefix ends with a colon, and a scope in a name has none. So a name belongs to one prefix only, even if the prefix of
-//! another store is the beginning of this one. A key in a name has no braces, because a Redis Cluster chooses the slot by what is
-//! between braces: a client could put all of its keys on one server. Those of a prefix are the application's choice.
+//! A prefix ends with a colon, and a scope in a name has no colon. So a name belongs to one prefix only, even if the
+//! prefix of another store begins with this one. A key in a name has no braces. A Redis Cluster chooses the slot by the
+//! text between braces, so with them a client could put all of its keys on one server. Braces in a prefix are the
+//! application's choice.
 
 use std::borrow::Cow;
 
 use crate::key::RecordKey;
 
-/// What is encoded in a scope.
+/// The characters that are encoded in a scope.
 const OF_SCOPE: &[(char, &str)] = &[(':', "%3A"), ('{', "%7B"), ('}', "%7D")];
 
-/// What is encoded in caller and key.
+/// The characters that are encoded in caller and key.
 const BRACES: &[(char, &str)] = &[('{', "%7B"), ('}', "%7D")];
 
-/// The prefix as names have it; an empty one stays empty.
+/// Returns the prefix as it is used in names. An empty prefix stays empty.
 pub(super) fn prefix(mut given: String) -> String {
     if !given.is_empty() && !given.ends_with(':') {
         given.push(':');
@@ -24,11 +25,11 @@ pub(super) fn prefix(mut given: String) -> String {
 
 pub(super) fn of(prefix: &str, key: &RecordKey) -> Vec<u8> {
     let (scope, rest) = split(key.as_str());
-    // A percent sign of the key is encoded too, so that this text is no other key's.
+    // A percent sign of the key is encoded too, so this text belongs to no other key.
     [prefix, &*encoded(scope, OF_SCOPE), &*encoded(rest, BRACES)].concat().into_bytes()
 }
 
-/// `None` for what is no name of this prefix.
+/// Parses the key in a name. Returns `None` if the name does not have this prefix, or contains no key.
 pub(super) fn key_in(prefix: &str, name: &[u8]) -> Option<RecordKey> {
     let text = str::from_utf8(name.strip_prefix(prefix.as_bytes())?).ok()?;
     let (scope, rest) = split(text);
@@ -41,13 +42,13 @@ fn encoded<'a>(text: &'a str, codes: &[(char, &str)]) -> Cow<'a, str> {
     })
 }
 
-/// `None` for what has a sign that is not encoded.
+/// Decodes a text. Returns `None` if it contains a character that must be encoded.
 fn decoded(text: &str, codes: &[(char, &str)]) -> Option<String> {
     let is_encoded = codes.iter().all(|&(sign, _)| !text.contains(sign));
     is_encoded.then(|| codes.iter().fold(text.to_owned(), |text, &(sign, code)| text.replace(code, &sign.to_string())))
 }
 
-/// The scope, and what follows it.
+/// Splits the text into the scope and the rest.
 fn split(text: &str) -> (&str, &str) {
     text.split_at(text.find('/').unwrap_or(text.len()))
 }

@@ -1,4 +1,4 @@
 //! The servers among which keys are spread.
 
-/// One server of a Cluster; `None` is the only one.
+/// A server of a Cluster, or `None` for the only server.
 pub(super) type Node = Option<(String, u16)>;

@@ -1,4 +1,4 @@
-//! Opening the store: options, and connections.
+//! The opening of the store: options and connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,10 +30,10 @@ use crate::store::redis::scripts::Scripts;
 use crate::store::redis::server;
 use crate::store::redis::store::RedisStore;
 
-/// How many names of claims may be on their way to the index. More of them are waited for.
+/// The number of names of claims that may be on their way to the index. A request waits if there are more.
 const UNANSWERED: usize = 1024;
 
-/// Collects the options of a [`RedisStore`].
+/// The options of a [`RedisStore`].
 ///
 /// # Examples
 ///
@@ -65,10 +65,10 @@ enum Source {
     Cluster(ClusterConnection),
 }
 
-/// How many claims and completions wait for replicas at once: each blocks a connection.
+/// The number of claims and completions that may wait for replicas at once. Each blocks a connection.
 const WAITING_CONNECTIONS: usize = 16;
 
-/// Without the URL, which can hold a password.
+/// Shows no URL, because it can contain a password.
 impl fmt::Debug for RedisStoreBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStoreBuilder")
@@ -102,7 +102,8 @@ impl RedisStoreBuilder {
         Self::new(Source::Cluster(connection))
     }
 
-    /// The prefix of all names of the store in Redis; `idempotency:` by default. A colon is added if it does not end with one.
+    /// Sets the prefix of all names of the store in Redis. The default is `idempotency:`. A colon is added if the
+    /// prefix does not end with one.
     ///
     /// A store sees only names of its own prefix, even if another store's prefix begins with it.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
@@ -118,20 +119,20 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Waits after each claim and each completion until `replicas` replicas have it, for at most `timeout`. If they do not
-    /// have it by then, the request is rejected with 503, or its recording is tried again.
+    /// Waits after each claim and each completion until `replicas` replicas have it, for at most `timeout`. If they do
+    /// not have it by then, the request is rejected with 503, or the recording is tried again.
     ///
-    /// This reduces what a failover can lose. It is no guarantee: Redis can promote a replica that has not received the last
-    /// writes, and a claim that was written but not acknowledged in time can survive.
+    /// This reduces the data that a failover can lose. It is no guarantee: Redis can promote a replica that has not
+    /// received the last writes, and a claim that was written but not acknowledged in time can survive.
     pub fn wait_replicas(mut self, replicas: usize, timeout: Duration) -> Self {
         self.wait = Some((replicas, timeout));
         self
     }
 
-    /// Asks `provider` for the user's name and password whenever the store connects, instead of taking those of the URL. The
-    /// first item of its stream is what the connection begins with. An item that follows later authenticates again.
+    /// Asks `provider` for the user name and password whenever the store connects, instead of using those of the URL.
+    /// The first item of the provider's stream is used to connect. Each later item authenticates again.
     ///
-    /// With a provider, the store does not open over the application's own connection, because that one
+    /// With a provider, the store does not open over the application's own connection, because that connection
     /// authenticates by itself.
     ///
     /// # Examples
@@ -259,7 +260,7 @@ impl RedisStore {
         Self::builder(url).open().await
     }
 
-    /// A store on the server of this URL, with options to follow.
+    /// Returns a builder for a store on the server of this URL.
     ///
     /// | URL | server |
     /// |---|---|
@@ -278,14 +279,15 @@ impl RedisStore {
     /// | `sentinel_tls=disable` | the Sentinels have no TLS |
     /// | `protocol=resp3` | the protocol; `resp2` by default |
     ///
-    /// The files are those of `redis-cli --cacert --cert --key`. They are read when the store opens. An unknown parameter is an
-    /// error. With TLS, the process gets ring as the default provider of rustls unless it has one: an application with a provider
-    /// of its own installs that before it opens the store.
+    /// The files are those of `redis-cli --cacert --cert --key`. They are read when the store opens. An unknown
+    /// parameter is an error. With TLS, the process gets ring as the default provider of rustls if it has none. An
+    /// application with a provider of its own must install that before it opens the store.
     pub fn builder(url: &str) -> RedisStoreBuilder {
         RedisStoreBuilder::url(url)
     }
 
-    /// Whether the server of this URL is part of a Cluster, and so holds a part of the keys: for tools that are given a URL.
+    /// Returns whether the server of this URL is part of a Cluster and has only a part of the keys. This is for tools
+    /// that get a URL.
     ///
     /// # Errors
     ///
@@ -296,22 +298,23 @@ impl RedisStore {
         server::is_in_cluster(&Connection::Single(connection)).await
     }
 
-    /// A store on the application's own connection, with options to follow. Whether it is encrypted is the application's
-    /// decision.
+    /// Returns a builder for a store on the application's own connection. The application decides whether that
+    /// connection is encrypted.
     ///
-    /// The response timeout of the connection should not be shorter than the registry's `store_timeout`. Its own settings
-    /// decide how soon it leaves a network that drops everything. A store that is opened by a URL does so within seconds.
+    /// The response timeout of the connection should not be shorter than the registry's `store_timeout`. The settings
+    /// of the connection decide how soon it gives up a network that drops all packets. A store that is opened by a URL
+    /// does so within seconds.
     pub fn with_connection(connection: ConnectionManager) -> RedisStoreBuilder {
         RedisStoreBuilder::manager(connection)
     }
 
-    /// A store in a Cluster, with the URLs of some of its servers, and options to follow.
+    /// Returns a builder for a store in a Cluster, with the URLs of some of its servers.
     #[cfg(feature = "redis-cluster")]
     pub fn cluster(urls: impl IntoIterator<Item = impl Into<String>>) -> RedisStoreBuilder {
         RedisStoreBuilder::cluster_urls(urls.into_iter().map(Into::into).collect())
     }
 
-    /// A store on the application's own connection to a Cluster, with options to follow.
+    /// Returns a builder for a store on the application's own connection to a Cluster.
     #[cfg(feature = "redis-cluster")]
     pub fn with_cluster_connection(connection: ClusterConnection) -> RedisStoreBuilder {
         RedisStoreBuilder::cluster(connection)

@@ -1,4 +1,4 @@
-//! Where the store connects to, and as whom.
+//! The server to which the store connects, and the credentials.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,19 +26,19 @@ use crate::store::redis::sentinel::Watched;
 use crate::store::redis::tcp::tcp_settings;
 use crate::store::redis::wire::Way;
 
-/// A server, one of a Cluster's, or the master that Sentinels name.
+/// A server, a server of a Cluster, or the master that Sentinels name.
 pub(super) struct Origin {
     way: Way,
     credentials: Option<Credentials>,
 }
 
-/// The registry's time limit cuts a call off much earlier; this one is for those who call the store themselves.
+/// The response timeout for calls outside a registry. The time limit of a registry is much shorter.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a connection may take to a server that was there before.
+/// The time limit for a connection to a server that was reached before.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 
-/// How long the first connection may take. Its failure is reported at once.
+/// The time limit for the first connection, whose failure is reported at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Origin {
@@ -68,7 +68,7 @@ impl Origin {
     pub(super) async fn connect(&self) -> Result<Reconnecting, RedisOpenError> {
         match &self.way {
             Way::Server(server) => {
-                // Without the manager's patience, which is for a server that was there before.
+                // The probe does not retry. The retries of the manager are for a server that was reached before.
                 let probe = with(self.credentials.as_ref(), connection_config(PATIENCE));
                 let probe = server.0.get_multiplexed_async_connection_with_config(&probe).await;
                 drop(probe.map_err(RedisOpenError::Unreachable)?);
@@ -80,8 +80,8 @@ impl Origin {
         Ok(Reconnecting::to(self.way.clone(), wire))
     }
 
-    /// The hosts of a Cluster, as the first of these servers to answer names them. The Cluster's client tells each of them the
-    /// password as soon as it knows it.
+    /// Returns the hosts of a Cluster, as the first of these servers that answers names them. The client of the Cluster
+    /// sends the password to each host as soon as it knows the host.
     #[cfg(feature = "redis-cluster")]
     pub(super) async fn hosts_of_cluster(&self, servers: &[ConnectionInfo]) -> RedisResult<Vec<String>> {
         let config = with(self.credentials.as_ref(), connection_config(PATIENCE));
@@ -120,7 +120,7 @@ impl Origin {
         client.get_async_connection().await.map_err(RedisOpenError::Unreachable)
     }
 
-    /// A connection that listens to messages.
+    /// Opens a connection that receives messages.
     pub(super) async fn listen(&self) -> RedisResult<PubSub> {
         let client = match &self.way {
             Way::Server(server) => server.0.clone(),

@@ -1,7 +1,7 @@
-//! Whether the server has no place for another connection.
+//! The check whether the server has no place for another connection.
 //!
-//! It says so before it is asked anything, and closes the connection. A client that has sent something by then finds the connection
-//! broken, and often no reason.
+//! Such a server sends an error before it gets any command, and closes the connection. A client that has already sent a
+//! command finds the connection broken, and often does not see the reason.
 
 use std::time::Duration;
 
@@ -15,33 +15,38 @@ use tokio::time::timeout;
 
 use crate::sync::tokio::time::Instant;
 
-/// A server that has a place says nothing.
+/// The time in which such a server sends its error. A server with a free place sends nothing.
 const TOLD_WITHIN: Duration = Duration::from_millis(200);
 
-/// For this long, an answer is that of all calls.
+/// The time for which all calls share one result.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
 
-/// What the last look at the server's places found.
+/// The result of the last check.
 #[derive(Default)]
 pub(super) struct Places(Mutex<Option<(Instant, bool)>>);
 
 impl Places {
-    /// Whether the server at this address rejects connections because it has too many. One that talks TLS does not say so.
-    pub(super) async fn are_taken(&self, address: &ConnectionAddr) -> bool {
+    /// Returns whether the server at this address rejects connections because it has too many. Asks for the address
+    /// only if the last result is too old, because Sentinels may have to be asked for it. Returns false for a server with
+    /// TLS, which sends no such error in clear, and if there is no address.
+    pub(super) async fn are_taken<E>(&self, address: impl Future<Output = Result<ConnectionAddr, E>>) -> bool {
         let mut last = self.0.lock().await;
         if let Some((at, are_taken)) = *last
             && at.elapsed() < KNOWN_FOR
         {
             return are_taken;
         }
-        let told = timeout(TOLD_WITHIN, first_words(address)).await.ok().flatten();
+        let told = match address.await {
+            Ok(address) => timeout(TOLD_WITHIN, first_words(&address)).await.ok().flatten(),
+            Err(_) => None,
+        };
         let are_taken = told.is_some_and(|told| is_about_places(&String::from_utf8_lossy(&told)));
         *last = Some((Instant::now(), are_taken));
         are_taken
     }
 }
 
-/// Whether the server says that it has too many clients.
+/// Returns whether the text says that the server has too many clients.
 pub(super) fn is_about_places(text: &str) -> bool {
     text.contains("max number of clients")
 }

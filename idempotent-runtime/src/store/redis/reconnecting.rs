@@ -1,7 +1,8 @@
-//! One server's connection, which is replaced when its answers, or their absence, show that it leads nowhere.
+//! A connection to one server, which is replaced when its answers, or missing answers, show that it leads nowhere.
 //!
-//! The client's own manager reconnects when a connection breaks. It keeps one to a master that was demoted, and one whose
-//! packets are dropped: its manager is replaced as a whole then. A connection to a master that Sentinels name has no manager.
+//! The client's own manager reconnects when a connection breaks. But it keeps a connection to a master that was
+//! demoted, and a connection whose packets are dropped. Then the manager is replaced as a whole. A connection to a
+//! master that Sentinels name has no manager.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,35 +19,36 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock};
 
-/// If no call gets an answer for this long, the next calls use a new connection.
+/// The time without any answer after which the next calls use a new connection.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// A call that is dropped earlier says nothing of its connection.
+/// The shortest wait that counts. A call that is dropped earlier shows nothing about its connection.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
-/// A connection that never answered may still be under way, within the limits of `ConnectionManagerConfig`.
+/// The time for which a connection that never answered may still be opening, within the limits of
+/// `ConnectionManagerConfig`.
 const UNDER_WAY: Duration = Duration::from_secs(4);
 
 #[derive(Clone)]
 pub(super) struct Reconnecting(Arc<Inner>);
 
 struct Inner {
-    /// The application's own connection has none.
+    /// The way to make a new connection. The application's own connection has none.
     way: Option<Way>,
     silence: Arc<Silence>,
     current: Mutex<Current>,
     places: Places,
 }
 
-/// When the last call was sent that had no answer for long: what drops the packets of one connection drops those of others to
-/// the same server, which need not find it out one by one.
+/// The time at which the last call was sent that had no answer for long. All connections to one server share it: if the
+/// packets of one are dropped, so are those of the others, which need not find out one by one.
 #[derive(Default)]
 struct Silence(Mutex<Option<Instant>>);
 
 struct Current {
     line: Arc<Line>,
     backoff: Backoff,
-    /// Not replaced before this.
+    /// The time before which the connection is not replaced.
     kept_until: Instant,
 }
 
@@ -57,7 +59,7 @@ struct Line {
     is_suspect: AtomicBool,
 }
 
-/// What goes out in one go.
+/// The commands that are sent at once.
 #[derive(Clone, Copy)]
 pub(super) enum Sent<'a> {
     One(&'a Cmd),
@@ -79,7 +81,7 @@ impl Reconnecting {
         Self::new(wire, Some(way), Arc::default())
     }
 
-    /// Over the application's own connection.
+    /// Uses the application's own connection.
     pub(super) fn over(manager: ConnectionManager) -> Self {
         Self::new(Wire::Managed(manager), None, Arc::default())
     }
@@ -90,13 +92,14 @@ impl Reconnecting {
         Self(Arc::new(Inner { way, silence, current: Mutex::new(current), places: Places::default() }))
     }
 
-    /// Another connection to the same server, made when it is needed; the same one where it is the application's.
+    /// Returns another connection to the same server, which is made when it is needed. Returns the same connection if
+    /// it is the application's.
     pub(super) fn beside(&self) -> RedisResult<Self> {
         let Some(way) = &self.0.way else { return Ok(self.clone()) };
         Ok(Self::new(way.wire()?, Some(way.clone()), Arc::clone(&self.0.silence)))
     }
 
-    /// Sends it once.
+    /// Sends the commands once.
     pub(super) async fn send(&self, sent: Sent<'_>) -> RedisResult<Value> {
         let line = self.line();
         let mut call = Unanswered { line: &line, silence: &self.0.silence, since: Instant::now(), is_over: false };
@@ -110,7 +113,7 @@ impl Reconnecting {
         };
         match &answer {
             Err(error) if error.is_timeout() => return answer,
-            // A manager reconnects by itself, and another line is suspect already.
+            // A manager reconnects by itself. A line without a manager is already marked as suspect.
             Err(error) if error.is_io_error() => {}
             Err(error) if leads_nowhere(error) => line.is_suspect.store(true, Ordering::SeqCst),
             _ => *lock(&line.answered_at) = Some(Instant::now()),
@@ -119,16 +122,14 @@ impl Reconnecting {
         answer
     }
 
-    /// Whether the server rejects connections because it has too many; not known where the connection is the application's.
+    /// Returns whether the server rejects connections because it has too many. Returns false if the connection is the
+    /// application's, because its address is not known.
     pub(super) async fn is_without_places(&self) -> bool {
         let Some(way) = &self.0.way else { return false };
-        match way.address().await {
-            Ok(address) => self.0.places.are_taken(&address).await,
-            Err(_) => false,
-        }
+        self.0.places.are_taken(way.address()).await
     }
 
-    /// The connection for the next call.
+    /// Returns the connection for the next call.
     fn line(&self) -> Arc<Line> {
         let mut current = lock(&self.0.current);
         let is_silent = lock(&self.0.silence.0).is_some_and(|since| current.line.is_silent_since(since));
@@ -145,7 +146,7 @@ impl Reconnecting {
             if is_silent {
                 return Arc::clone(&current.line);
             }
-            // Its manager connects again when the server has closed it.
+            // The manager of the connection connects again when the server has closed it.
             let line = Arc::clone(&current.line);
             line.is_suspect.store(false, Ordering::SeqCst);
             crate::sync::tokio::spawn(async move { line.send(Sent::One(&redis::cmd("QUIT"))).await });
@@ -171,7 +172,7 @@ impl Line {
             Wire::Master(master) => {
                 let suspect = || self.is_suspect.store(true, Ordering::SeqCst);
                 let mut master = master.connection.clone().await.inspect_err(|_| suspect())?;
-                // Nothing connects it again.
+                // This connection has no manager that connects it again.
                 let is_over = |error: &RedisError| error.is_io_error() || error.is_unrecoverable_error();
                 sent.over(&mut master).await.inspect_err(|error| {
                     if is_over(error) {
@@ -182,17 +183,17 @@ impl Line {
         }
     }
 
-    /// Whether it existed then and has answered no call since.
+    /// Returns whether the connection existed at that time and has answered no call since.
     fn is_silent_since(&self, since: Instant) -> bool {
         match *lock(&self.answered_at) {
             Some(answered_at) => answered_at < since,
-            // It may still be under way.
+            // The connection may still be opening.
             None => self.made_at < since && self.made_at.elapsed() > UNDER_WAY,
         }
     }
 }
 
-/// A call, which its caller may drop.
+/// A call that its caller may drop.
 struct Unanswered<'a> {
     line: &'a Line,
     silence: &'a Silence,
@@ -211,25 +212,27 @@ impl Unanswered<'_> {
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        // The next call replaces the connection: here, no runtime need be left.
+        // The next call replaces the connection, because no runtime may be left here.
         if !self.is_over && self.since.elapsed() >= SHORTEST_WAIT {
             self.suspect();
         }
     }
 }
 
-/// Whether the server takes no calls at present, so that the address may lead to another server by now. The call had no effect.
+/// Returns whether the server takes no calls at present, so the address may lead to another server by now. The call had
+/// no effect.
 fn leads_nowhere(error: &RedisError) -> bool {
     const KINDS: [ServerErrorKind; 3] =
         [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown, ServerErrorKind::BusyLoading];
     match error.kind() {
         ErrorKind::Server(kind) if KINDS.contains(&kind) => true,
-        // Before version 7 the error of a command in a script comes inside of a text.
+        // Before version 7, the error of a command in a script is part of a longer text.
         _ => error.to_string().contains("READONLY "),
     }
 }
 
-/// Whether the same call may succeed at once, on another connection: this one was closed or leads nowhere.
+/// Returns whether the same call may succeed at once on another connection, because this one was closed or leads
+/// nowhere.
 pub(super) fn may_succeed_at_once(error: &RedisError) -> bool {
     (error.is_connection_dropped() && !error.is_connection_refusal()) || leads_nowhere(error)
 }

@@ -1,4 +1,5 @@
-//! Which record is longer than the server takes: found before it is sent, or by what the server does when it comes.
+//! The rejection of records that are longer than the server allows. The store checks the length before it sends a
+//! record, and the reaction of the server afterwards.
 
 use redis::RedisError;
 
@@ -11,7 +12,7 @@ use crate::store::redis::inner::Inner;
 use crate::store::redis::scripts::Source;
 use crate::store::redis::value;
 
-/// The server allows no shorter `proto-max-bulk-len`.
+/// The smallest `proto-max-bulk-len` that the server allows.
 const SMALLEST_LIMIT: usize = 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +26,7 @@ struct TooLong {
 #[error("Redis closes the connection when it gets the record, as it does over a value above proto-max-bulk-len")]
 struct HangsUp;
 
-/// The value of a completed key, if the server takes it.
+/// Returns the value of a completed key if the server accepts its length.
 pub(super) fn value_of(inner: &Inner, token: Token, record: &Record) -> Result<String, StoreError> {
     let value = value::completed(token, record)?;
     if value.len() > inner.longest_value {
@@ -34,11 +35,11 @@ pub(super) fn value_of(inner: &Inner, token: Token, record: &Record) -> Result<S
     Ok(value)
 }
 
-/// Runs a script that writes this value, and says so if the server closes the connection over it. The server says why, but its
-/// client may still be writing when the connection ends, and never reads that.
+/// Runs a script that writes this value. Reports if the server closes the connection because of the value. The server
+/// sends a reason, but the client may still be writing when the connection ends, and never reads the reason.
 ///
-/// A server that answers the next call is alive, and takes what it did not take while it was restarted. If it closes the
-/// connection again, the cause is the value.
+/// If the server answers the next call, it is alive, and accepts a record that failed only because of a restart. If it
+/// closes the connection again, the value is the cause.
 pub(super) async fn write(
     inner: &Inner,
     script: &Source,

@@ -1,4 +1,4 @@
-//! Ends a claim as an operator says: one script, which checks the token and the lease itself.
+//! Ends a claim by an operator's decision. One script checks the token and the lease and ends the claim.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What the user of the connection must be allowed to do. Every command is tried when the store is opened: a user who may
-//! claim and not record would run every request twice.
+//! The rights that the user of the connection needs. The store tries every command when it is opened, because a user
+//! who may claim but not record would run every request twice.
 
 use redis::{Cmd, RedisError, Value};
 
@@ -22,14 +22,15 @@ pub(super) async fn try_all(inner: &Inner) -> Result<(), RedisOpenError> {
     if let Some(error) = rejects(inner, &publish).await? {
         tracing::warn!(
             %error,
-            "notifications cannot be sent: requests that wait for a request of another process look every 250 ms; grant +publish and &{}",
+            "notifications cannot be sent: requests that wait for a request of another process poll every 250 ms; grant +publish and &{}",
             inner.channel
         );
     }
     Ok(())
 }
 
-/// Why the user may not use the command, if so. Any other error is of this moment, such as that the server is full.
+/// Returns the error if the user may not use the command. Any other error is temporary, such as that the server is
+/// full.
 async fn rejects(inner: &Inner, command: &Cmd) -> Result<Option<RedisError>, RedisOpenError> {
     match inner.connection.query::<Value>(command).await {
         Err(error) if error.is_io_error() => Err(RedisOpenError::Unreachable(error)),
@@ -42,7 +43,7 @@ fn commands(inner: &Inner) -> Vec<(&'static str, Cmd)> {
     let token = Token::unique();
     let name = format!("{}trial:{}", inner.prefix, token_text(token));
     let mark = given_back::name(&inner.prefix, name.as_bytes(), token);
-    // In milliseconds: gone by itself, if the process dies meanwhile.
+    // The name expires after this many milliseconds, even if the process dies meanwhile.
     let briefly = "1000";
     let (index, script) = (&inner.index, &inner.scripts.look);
     let claims = inner.claims_of(name.as_bytes()).as_bytes();
@@ -84,7 +85,7 @@ fn commands(inner: &Inner) -> Vec<(&'static str, Cmd)> {
     commands
 }
 
-/// What an administrator may run, with the rights of the store.
+/// Returns the command with which an administrator grants the rights of the store.
 fn grant(inner: &Inner) -> String {
     let mut commands: Vec<_> = commands(inner).into_iter().map(|(command, _)| command.to_lowercase()).collect();
     commands.sort();

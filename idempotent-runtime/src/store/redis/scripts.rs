@@ -1,20 +1,21 @@
-//! One script for each operation, so that each is atomic and one round trip.
+//! The scripts: one for each operation, so that each operation is atomic and one round trip.
 //!
-//! A value is JSON whose first member is its state and whose second is its token, so that a script tells a record by its
-//! first bytes and never decodes one: its body may be megabytes.
+//! A value is JSON. Its first member is the state and its second the token, so a script recognises a record by its
+//! first bytes. It never decodes a record, whose body may be megabytes.
 //!
-//! A claim that expires has lost its lease when more of the key's time to live has passed than the lease is long: both began
-//! together, and the server alone counts the time to live down. So a claim's value is known before it arrives, and a plain
-//! `SET` can write the first one.
+//! A claim that expires has a lease and a time to live, which begin together. The lease has expired when more of the
+//! time to live has passed than the lease is long. Only the server counts the time to live down. So the value of a
+//! claim is known before it arrives, and a plain `SET` can write the first one.
 //!
-//! A claim that never expires has no time to live that could be counted: its value says until when it is leased, by the
-//! server's own clock, and only a script can write it. The names of all of them are a set beside them, so that unknown
-//! outcomes are found without a look through the whole server. In a Cluster the set is mostly another server's: a script
-//! that cannot reach it says so, and the store itself does it. Those that expire have other sets: see `index`.
+//! A claim that never expires has no time to live. Its value contains the end of its lease by the server's own clock,
+//! so only a script can write it. The names of all these claims are in a set, so that unknown outcomes are found
+//! without a scan of the whole server. In a Cluster, the set is mostly on another server. A script that cannot reach it
+//! says so, and the store changes the set itself. Claims that expire have other sets: see `index`.
 
 use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
 
-/// Exactly what is written for a claim; anything else is none. A pattern, since decoding JSON takes several times as long.
+/// Parses exactly the text that is written for a claim. Any other value is no claim. It uses a pattern, because
+/// decoding JSON takes several times as long.
 macro_rules! claim_in {
     () => {
         r#"
@@ -58,7 +59,7 @@ end
     };
 }
 
-/// Enters the name in a set, or takes it out: by `SADD`, `SREM` or `ZREM`. Says whether it could.
+/// Adds the name to a set or removes it, with `SADD`, `SREM` or `ZREM`. Returns whether that succeeded.
 macro_rules! index {
     () => {
         r"
@@ -70,7 +71,8 @@ end
     };
 }
 
-/// WAIT counts who has this connection's last write: an earlier try's, made on another connection, is not known to it.
+/// Repeats a write without changing the value. `WAIT` counts the replicas that have the last write of this connection.
+/// It does not know an earlier try on another connection.
 macro_rules! write_nothing_new {
     () => {
         r"
@@ -82,12 +84,12 @@ end
     };
 }
 
-/// Keys: the name, and the one that is there when the token was given back. Arguments: token, fingerprint, lease, ttl, whether a
-/// lapsed claim may be taken over, the set of those that never expire, the set of those that expire, the former
-/// fingerprint or the same one.
+/// The keys: the name of the record key, and the name that exists if the token was given back. The arguments: token,
+/// fingerprint, lease, ttl, whether a lapsed claim may be taken over, the set of claims that never expire, the set of
+/// claims that expire, and the former fingerprint or again the same one.
 ///
-/// Returns the attempt of the claim that was made, as a number; or the existing value that is no claim, as a text; or three
-/// texts, of which the last one says whether the name must still be added to the set.
+/// Returns one of three answers: the attempt of the claim that was made, as a number; the existing value that is no
+/// claim, as a text; or three texts, of which the last one says whether the name must still be added to the set.
 const CLAIM: &str = concat!(
     claim_in!(),
     write!(),
@@ -132,7 +134,7 @@ return {'lapsed', claim.fingerprint, index('SADD', ARGV[6]) and '' or 'enter'}
 "#
 );
 
-/// Arguments: token, lease.
+/// The arguments: token, lease.
 const RENEW: &str = concat!(
     claim_in!(),
     write!(),
@@ -144,10 +146,12 @@ return 1
 "
 );
 
-// A user who may not publish must not turn a write that was made into an error: waiters look by themselves too.
-/// Arguments: token, the record's value, ttl, channel, the set of those that never expire, the set of those that expire, the message.
+// A user who may not publish must not turn a successful write into an error, because waiting requests also check by
+// themselves.
+/// The arguments: token, the record's value, ttl, channel, the set of claims that never expire, the set of claims that
+/// expire, the message.
 ///
-/// 2 when the name must still be taken out of the set.
+/// Returns 2 if the name must still be removed from the set.
 const COMPLETE: &str = concat!(
     index!(),
     write_nothing_new!(),
@@ -172,11 +176,12 @@ return 1
 "#
 );
 
-/// Keys: the name, the one that keeps a claim of the token from arriving, and, where the script may arrive again, the one that keeps
-/// its answer. Arguments: token, channel, the set of those that never expire, for how long the claim is kept from arriving, whether
-/// it may arrive once more, the set of those that expire, the message, and for how long the answer is kept.
+/// The keys: the name of the record key, the name that makes a late claim of the token fail, and, if the script may
+/// arrive twice, the name that keeps its answer. The arguments: token, channel, the set of claims that never expire,
+/// the time for which a late claim fails, whether the claim may arrive once more, the set of claims that expire, the
+/// message, and the time for which the answer is kept.
 ///
-/// 2 when the name must still be taken out of the set.
+/// Returns 2 if the name must still be removed from the set.
 const RELEASE: &str = concat!(
     index!(),
     r#"
@@ -201,20 +206,21 @@ return 0
 "#
 );
 
-/// Argument: ttl.
+/// The argument: ttl.
 const EXTEND: &str = r#"
 local record = '{"state":"completed"'
 if redis.call('GETRANGE', KEYS[1], 0, #record - 1) ~= record then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[1])
 "#;
 
-/// The value, what is left of its life, and how late it is.
+/// Returns the value, its remaining time to live, and the server's time.
 const LOOK: &str = r"
 local time = redis.call('TIME')
 return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), time[1] * 1000 + math.floor(time[2] / 1000)}
 ";
 
-/// The same of each name, with only the beginning and the end of its value. Arguments: how long each is.
+/// Returns the same for each name, with only the beginning and the end of the value. The arguments: the lengths of
+/// both.
 const SUMMARIES: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -227,10 +233,11 @@ end
 return summaries
 ";
 
-/// Keys: the name, and the one that keeps the answer for when the script arrives again. Arguments: the set of those that never
-/// expire, the set of those that expire, for how long the answer is kept; 0 where the script is sent once.
+/// The keys: the name of the record key, and the name that keeps the answer in case the script arrives twice. The
+/// arguments: the set of claims that never expire, the set of claims that expire, and the time for which the answer is
+/// kept, or 0 if the script is sent once.
 ///
-/// 2 when the name must still be taken out of the set.
+/// Returns 2 if the name must still be removed from the set.
 const PURGE: &str = concat!(
     index!(),
     r"
@@ -244,12 +251,12 @@ return purged
 "
 );
 
-/// Keys: as for [`PURGE`]. Arguments: the claim's token, the record's value or nothing, ttl, channel, the set of those that never
-/// expire, the record's token, the set of those that expire, the message, and for how long it is kept that the key was made free;
-/// 0 where the script is sent once.
+/// The keys are those of [`PURGE`]. The arguments: the claim's token, the record's value or nothing, ttl, channel, the
+/// set of claims that never expire, the record's token, the set of claims that expire, the message, and the time for
+/// which the second key keeps that the claim was resolved, or 0 if that need not be kept.
 ///
-/// 1 when the claim was resolved, and 2 when its name must still be taken out of the set; 3 when its lease has not expired; 0 when
-/// the key has no such claim.
+/// Returns 1 if the claim was resolved, 2 if its name must still be removed from the set, 3 if its lease has not
+/// expired, and 0 if the key has no such claim.
 const RESOLVE: &str = concat!(
     claim_in!(),
     index!(),
@@ -288,8 +295,8 @@ pub(super) struct Scripts {
 }
 
 impl Scripts {
-    /// From version 7 on a script may say that it writes to a full server too: a claim that was granted can then be renewed
-    /// and completed, and only new ones are rejected.
+    /// Builds the scripts. From version 7 on, a script can ask to write to a full server too. A granted claim can then
+    /// be renewed and completed, and only new claims are rejected.
     pub(super) fn new(may_overcommit: bool) -> Self {
         let granted = if may_overcommit { "#!lua flags=allow-oom\n" } else { "" };
         Self {
@@ -306,7 +313,7 @@ impl Scripts {
     }
 }
 
-/// A script's text and the hash by which a server that has seen it knows it.
+/// The text of a script, and the hash by which a server knows a script that it has run before.
 pub(super) struct Source {
     pub(super) text: String,
     pub(super) hash: String,
@@ -319,9 +326,9 @@ impl Source {
     }
 }
 
-/// Whether the user may not use a command, or a name, or the server has no such command.
+/// Returns whether the user may not use a command or a name, or the server has no such command.
 pub(super) fn may_not(error: &RedisError) -> bool {
-    // Before version 7 the error of a command in a script comes inside of a text.
+    // Before version 7, the error of a command in a script is part of a longer text.
     let text = error.to_string();
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
         || ["NOPERM", "unknown command", "Unknown Redis command"].iter().any(|what| text.contains(what))

@@ -1,8 +1,9 @@
-//! The master that Sentinels name, which is asked for at every connection.
+//! The master that Sentinels name. They are asked before each connection.
 //!
-//! The client's own manager connects again to where it was. A former master that starts again, and that its Sentinels have not
-//! demoted yet, would take writes there which are lost. So does one that was paused: its connections stay open. So a Sentinel is
-//! listened to, which tells when the master does not answer and when another one was promoted.
+//! The client's own manager reconnects to the same address. A former master may restart there before its Sentinels have
+//! demoted it. It would then accept writes that are lost. The same happens with a master that was paused, because its
+//! connections stay open. So the store subscribes to a Sentinel, which reports when the master does not answer and when
+//! another one was promoted.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +24,7 @@ use crate::store::redis::open_error::RedisOpenError;
 use crate::store::redis::tcp::tcp_settings;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// A connection to the master of one moment, which is made once.
+/// A connection to the master at one moment, which is made once.
 #[derive(Clone)]
 pub(super) struct Master {
     pub(super) connection: Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>,
@@ -32,7 +33,7 @@ pub(super) struct Master {
 }
 
 impl Master {
-    /// Whether it was down since, or another one was promoted.
+    /// Returns whether the master was down since, or another one was promoted.
     pub(super) fn is_outdated(&self) -> bool {
         self.changes.load(Ordering::SeqCst) != self.changes_before
     }
@@ -58,7 +59,7 @@ impl Watched {
         Self { changes, listener, address, sentinels, credentials, config }
     }
 
-    /// Connects to the master of the moment at which it is polled first. The attempt goes on when its callers no longer wait.
+    /// Connects to the master of the moment of the first poll. The attempt continues when its callers no longer wait.
     pub(super) fn connect(self: &Arc<Self>) -> Master {
         let watched = Arc::clone(self);
         let connecting =
@@ -73,7 +74,7 @@ impl Watched {
         Master { connection: attempt.boxed().shared(), changes, changes_before }
     }
 
-    /// The master that the first Sentinel to answer names, if it says that it is one.
+    /// Returns the master that the first answering Sentinel names, if that server says that it is a master.
     pub(super) async fn master(&self) -> RedisResult<Client> {
         let found = self.lookup().await?.build()?.async_get_client().await?;
         let address = found.get_connection_info().addr().clone();
@@ -81,8 +82,8 @@ impl Watched {
         Client::open(self.address.server.clone().set_addr(address))
     }
 
-    /// The Sentinels to ask. If nothing may be sent in clear, those that name a master on this machine: the lookup tells the
-    /// master the password before it says who that is.
+    /// Returns the Sentinels to ask. If nothing may be sent in clear, these are the Sentinels that name a master on
+    /// this machine, because the lookup sends the password to the master before it reports the address.
     async fn trusted(&self) -> RedisResult<Vec<ConnectionAddr>> {
         let all = &self.sentinels.addresses;
         if self.address.may_lead_anywhere() {
@@ -114,7 +115,7 @@ impl Watched {
         if let Some(password) = &self.sentinels.password {
             lookup = lookup.set_client_to_sentinel_password(password);
         }
-        // It asks the server for its role.
+        // The lookup asks the server for its role.
         let server = self.address.server.redis_settings().clone();
         let server = match &self.credentials {
             Some(credentials) => credentials.apply_to(server).await?,
@@ -138,14 +139,14 @@ impl Watched {
     }
 }
 
-/// Counts what the Sentinels tell of the master.
+/// Counts the messages of the Sentinels about the master.
 async fn listen(sentinels: Sentinels, changes: Arc<AtomicUsize>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         for address in &sentinels.addresses {
             let Ok(mut subscription) = subscribe(address.clone(), &sentinels).await else { continue };
             backoff.reset();
-            // There may have been some before.
+            // The master may have changed before the subscription began.
             changes.fetch_add(1, Ordering::SeqCst);
             let mut messages = subscription.on_message();
             while let Some(message) = messages.next().await {
@@ -175,10 +176,10 @@ fn in_clear(error: &RedisOpenError) -> RedisError {
     RedisError::from((ErrorKind::InvalidClientConfig, "the master would be used in clear", told))
 }
 
-/// How long a Sentinel of this machine may take.
+/// The time limit for the answer of a Sentinel.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Where this Sentinel says that the master is.
+/// Returns the hosts that this Sentinel names for the master.
 async fn hosts(address: ConnectionInfo, sentinels: &Sentinels) -> RedisResult<Vec<String>> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(ANSWERED_WITHIN))
@@ -197,8 +198,8 @@ async fn subscribe(address: ConnectionInfo, sentinels: &Sentinels) -> RedisResul
     Ok(subscription)
 }
 
-/// Whether the message is about the master of this service: `SERVICE …` names the former and the new one, `master SERVICE …` one
-/// that does not answer.
+/// Returns whether the message is about the master of this service. `SERVICE …` names the former and the new master.
+/// `master SERVICE …` names a master that does not answer.
 fn concerns(message: &str, service: &str) -> bool {
     let mut words = message.split(' ');
     match words.next() {

@@ -1,4 +1,4 @@
-//! What the server is like: its version, whether it evicts keys, and how long a value it takes.
+//! The properties of the server: its version, whether it evicts keys, and the longest value that it accepts.
 
 use std::collections::HashMap;
 
@@ -8,9 +8,9 @@ use crate::store::redis::connection::Connection;
 use crate::store::redis::node::Node;
 use crate::store::redis::open_error::{OLDEST, RedisOpenError};
 
-/// What an operator must not be told to grant when the connection breaks.
+/// Returns the error, unless the connection broke. An operator must not be told to grant a right in that case.
 fn unless_unreachable(error: RedisError) -> Result<RedisError, RedisOpenError> {
-    // A Cluster's client has no connection to one of the servers.
+    // The client of a Cluster has no connection to one of the servers.
     let is_unreachable = error.is_io_error() || error.kind() == ErrorKind::ClusterConnectionNotFound;
     if is_unreachable { Err(RedisOpenError::Unreachable(error)) } else { Ok(error) }
 }
@@ -47,7 +47,7 @@ pub(super) async fn is_in_cluster(connection: &Connection) -> Result<bool, Redis
     Ok(field(&info, "cluster_enabled") == Some("1"))
 }
 
-/// Rejects a server that evicts keys, or that may.
+/// Rejects a server that evicts keys, or whose policy cannot be read.
 pub(super) async fn reject_eviction(connection: &Connection) -> Result<(), RedisOpenError> {
     match policy_that_evicts(connection).await? {
         Some(policy) => Err(RedisOpenError::Evicts { policy }),
@@ -55,7 +55,7 @@ pub(super) async fn reject_eviction(connection: &Connection) -> Result<(), Redis
     }
 }
 
-/// The policy of a server that evicts keys, if one does.
+/// Returns the policy of a server that evicts keys, if there is one.
 pub(super) async fn policy_that_evicts(connection: &Connection) -> Result<Option<String>, RedisOpenError> {
     for node in connection.nodes().await.map_err(RedisOpenError::Unreachable)? {
         let policy = match setting(connection, &node, "maxmemory-policy").await {
@@ -80,7 +80,7 @@ pub(super) async fn policy_that_evicts(connection: &Connection) -> Result<Option
     Ok(None)
 }
 
-/// The longest value that every server takes, as it is by default where it cannot be read.
+/// Returns the longest value that every server accepts. A limit that cannot be read counts as the default.
 pub(super) async fn longest_value(connection: &Connection) -> Result<usize, RedisOpenError> {
     const DEFAULT: usize = 512 * 1024 * 1024;
 
@@ -94,7 +94,7 @@ pub(super) async fn longest_value(connection: &Connection) -> Result<usize, Redi
     Ok(longest)
 }
 
-/// A setting of the server. RESP2 answers with a list, RESP3 with a map.
+/// Reads a setting of the server. RESP2 answers with a list, RESP3 with a map.
 async fn setting(connection: &Connection, node: &Node, name: &str) -> Result<Option<String>, RedisError> {
     let get = redis::cmd("CONFIG").arg("GET").arg(name).to_owned();
     let mut settings: HashMap<String, String> = connection.query_node(node, get).await?;

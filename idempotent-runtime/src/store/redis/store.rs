@@ -1,4 +1,4 @@
-//! The store itself.
+//! The Redis store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,43 +25,47 @@ use crate::store::redis::resolve::resolve;
 use crate::store::redis::value;
 use crate::store::resolution::{Resolution, Resolved};
 
-/// How long a Cluster's client may go on to send one call again. Unlike a purge, a release that is later than that does no harm: its
-/// token is no other claim's.
+/// The time for which the client of a Cluster may send one call again. A release that arrives even later does no harm,
+/// unlike a purge, because its token belongs to no other claim.
 const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(5 * 60);
 
-/// Keeps claims and records in Redis or Valkey, version 6.2 or newer; with feature `redis-cluster` also in a Cluster, and with
-/// `redis-sentinel` on the master that Sentinels name.
+/// A store that keeps claims and records in Redis 6.2 or newer, or in Valkey. With feature `redis-cluster` it also
+/// works in a Cluster, and with `redis-sentinel` on the master that Sentinels name.
 ///
-/// Nothing is sent in clear to another machine, unless the URL says so: [`builder`](Self::builder) has the forms of the URL.
-/// It reconnects by itself. A clone is cheap and shares everything. If the store was opened by a URL, a message over a
-/// connection of its own wakes the waiting requests (`in_flight = wait`) of all processes. Otherwise they poll.
+/// Nothing is sent in clear to another machine, unless the URL allows it: [`builder`](Self::builder) lists the forms of
+/// the URL. The store reconnects by itself. A clone is cheap and shares everything. If the store was opened by a URL, a
+/// message over a separate connection wakes the waiting requests (`in_flight = wait`) of all processes. Otherwise they
+/// poll.
 ///
 /// # What Redis can lose
 ///
-/// A lost record means that a retry runs again.
+/// After a record is lost, a retry runs the handler again.
 ///
-/// - **Eviction:** `maxmemory-policy` must be `noeviction`. A full server rejects new claims with 503 and replays what it
-///   has. From version 7 on it still accepts the records of claims that it granted.
-/// - **Restart:** without `appendonly yes`, a restart loses what came after the last snapshot.
-/// - **Loss of power:** with `appendfsync everysec`, the default, it loses the last second; with `always`, nothing.
-/// - **Failover:** replication is asynchronous, so a failover can lose what the replica had not received.
+/// - **Eviction:** `maxmemory-policy` must be `noeviction`. A full server rejects new claims with 503 and replays the
+///   records that it has. From version 7 on it still accepts the records of claims that it granted.
+/// - **Restart:** without `appendonly yes`, a restart loses all writes after the last snapshot.
+/// - **Loss of power:** with `appendfsync everysec`, the default, the server loses the last second; with `always`,
+///   nothing.
+/// - **Failover:** replication is asynchronous, so a failover can lose writes that the replica had not received.
 ///   [`wait_replicas`](crate::store::RedisStoreBuilder::wait_replicas) reduces that risk and does not remove it.
 ///
 /// If none of this is acceptable, use `PostgresStore`.
 ///
 /// # Listings
 ///
-/// A listing goes through the server with `SCAN`, over a connection that no request uses, and reads no headers and no bodies.
-/// Among many names of other programs, a page ends after 200 calls with the few entries that it has found, and on a busy server or
-/// a slow network after half a second; the next one goes on. If the server shrinks its table of names meanwhile, a listing may tell an entry on two of its pages.
+/// A listing scans the server with `SCAN`, over a connection that no request uses, and reads no headers and no bodies.
+/// Among many names of other programs, a page ends after 200 calls with the few entries that it has found. On a busy
+/// server or a slow network, it ends after half a second. The next page continues. If the server shrinks its table of
+/// names meanwhile, a listing may show an entry on two of its pages.
 ///
-/// Claims have an index of their own, for [`StoreAdmin::claims`]. The name of a claim that expires is sent to it just after the
-/// claim, and no request waits for that. If the process dies in between, or the server is full, only a listing tells the claim.
+/// Claims have an index of their own, for [`StoreAdmin::claims`]. The name of a claim that expires is sent to the index
+/// just after the claim, and no request waits for that. If the process dies in between, or the server is full, only a
+/// listing shows the claim.
 ///
 /// # In a Cluster
 ///
-/// While a Cluster moves the slot of a key, the first claim of the key under `AfterCrash::Reject` may be rejected with 503: it
-/// reads two names, and one of them may have moved already.
+/// While a Cluster moves the slot of a key, the first claim of the key under `AfterCrash::Reject` may be rejected with
+/// 503: it reads two names, and one of them may have moved already.
 ///
 /// # Examples
 ///
@@ -87,7 +91,7 @@ const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(5 * 60);
 pub struct RedisStore(pub(super) Arc<Inner>);
 
 impl RedisStore {
-    /// The existing value, or the first claim of the key (`None`), by one command: it is faster than a script.
+    /// Makes the first claim of the key, or returns the existing value. One command is faster than a script.
     async fn claim_by_set(
         &self,
         key: &RecordKey,
@@ -98,7 +102,7 @@ impl RedisStore {
         let mut set = redis::cmd("SET");
         set.arg(self.0.name(key)).arg(&claim).arg("NX").arg("GET").arg("PX").arg(ttl);
         let existing: Option<Vec<u8>> = self.0.connection.query(&set).await.map_err(|error| self.0.error(error))?;
-        // If the connection broke, the command was sent twice.
+        // If the connection broke, the command was sent twice, so the existing claim may be this one.
         Ok(existing.filter(|existing| existing != claim.as_bytes()))
     }
 
@@ -107,7 +111,7 @@ impl RedisStore {
             watch.check(&self.0.connection)?;
         }
         let token = token_text(request.token);
-        let expires = request.after_crash == AfterCrash::Rerun;
+        let expires = request.after_crash.may_rerun();
         if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
             match self.claim_by_set(key, &token, &request).await {
                 Ok(None) => {
@@ -115,8 +119,8 @@ impl RedisStore {
                     return Ok(Claim::Acquired { attempt: 1 });
                 }
                 Ok(Some(existing)) if !value::may_be_claim(&existing) => return value::existing(&existing),
-                // The server must decide whose claim it is and whether its lease has expired. A full server rejects the
-                // command even if it would only read.
+                // The server must decide who has the claim and whether its lease has expired. A full server rejects the
+                // `SET` command even if it would only read.
                 Ok(Some(_)) | Err(StoreError::Full) => {}
                 Err(error) => return Err(error),
             }
@@ -156,7 +160,8 @@ impl RedisStore {
         }
     }
 
-    /// What the script of a claim answers in three texts: what it found, its fingerprint or the attempt, and what is left to do.
+    /// Converts an answer of three texts: what the script found, its fingerprint or the attempt, and what is left to
+    /// do.
     async fn claim_in_texts(&self, key: &RecordKey, answer: Value) -> Result<Claim, StoreError> {
         let unreadable = |_| value::damaged("the script's answer cannot be read");
         let (what, text, rest): (String, String, String) = redis::from_redis_value(answer).map_err(unreadable)?;
@@ -174,8 +179,9 @@ impl RedisStore {
         Ok(if what == "in_flight" { Claim::InFlight { fingerprint } } else { Claim::Lapsed { fingerprint } })
     }
 
-    /// Ends a claim that failed because the replicas do not have it. Nothing runs under it, and its retry must not find it in
-    /// flight. Its caller gives it back too, if this fails. A claim under which a handler runs stays: no other may run.
+    /// Ends a claim that failed because the replicas do not have it. Nothing runs under the claim, and its retry must
+    /// not find it in flight. If this fails, the caller gives the claim back too. A claim under which a handler runs
+    /// stays, because no other handler may run.
     async fn withdraw(&self, key: &RecordKey, request: &ClaimRequest, failure: StoreError) -> StoreError {
         if !request.is_of_running && matches!(&failure, StoreError::Unavailable(cause) if cause.is::<NotReplicated>()) {
             let ended = match request.after_crash {
@@ -189,7 +195,7 @@ impl RedisStore {
         failure
     }
 
-    /// The claim's answer from a server that is full. A try before the last one may have made the claim.
+    /// Returns the answer to a claim on a full server. An earlier try may have made the claim.
     async fn full(&self, key: &RecordKey, token: Token) -> StoreError {
         if self.0.connection.sends_once() {
             return StoreError::Full;
@@ -234,7 +240,8 @@ impl Store for RedisStore {
             .collect();
         match self.0.connection.run_many(&self.0.scripts.renew, &runs).await {
             Some(Ok(answers)) => answers.into_iter().map(|answer| Ok(held(answer))).collect(),
-            // Renew them one by one: the server does not know the script, or one of the renewals fails.
+            // The renewals are sent one by one, because the server does not know the script, or one of the renewals
+            // failed.
             _ => join_all(renewals.iter().map(|renewal| self.renew(&renewal.key, renewal.token, renewal.lease))).await,
         }
     }
@@ -302,7 +309,7 @@ impl StoreAdmin for RedisStore {
         resolve(&self.0, key, token, &resolution).await
     }
 
-    /// Redis does it by itself.
+    /// Deletes nothing, because Redis deletes expired entries by itself.
     async fn delete_expired(&self) -> Result<usize, StoreError> {
         Ok(0)
     }
@@ -311,12 +318,12 @@ impl StoreAdmin for RedisStore {
         index::count_unknown_outcomes(&self.0).await
     }
 
-    /// In the order of the server's `SCAN`. Damage within headers or body does not show.
+    /// Lists in the order of the server's `SCAN`. Damage within headers or body is not detected.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         listing::page(&self.0, cursor, limit).await
     }
 
-    /// From the sets of their names, without a scan of the server.
+    /// Lists the claims by the sets of their names, without a scan of the server.
     async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
         index::claims(&self.0, cursor, limit).await.map(Some)
     }

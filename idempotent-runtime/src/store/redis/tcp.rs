@@ -1,10 +1,11 @@
-//! How soon a connection breaks whose packets are dropped.
+//! The TCP settings of connections.
 
 use std::time::Duration;
 
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 
-/// A connection whose packets are dropped breaks within seconds, even while nothing is sent.
+/// Returns settings with which a connection whose packets are dropped breaks within seconds, even while nothing is
+/// sent.
 pub(super) fn tcp_settings() -> TcpSettings {
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
     #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! Converts values to the types of the contract. A value that does not fit is damage, never a guess.
+//! The conversion of values to the types of the contract. A value that does not fit is damage, never a guess.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::store::columns::{span_millis, token_in, token_text};
 use crate::store::entry::{Entry, EntryState};
 use crate::store::error::StoreError;
 
-/// In the order that the scripts and listings rely on: a listing reads only the beginning and the end of a value.
+/// The value of a record. Scripts and listings rely on the order of its fields, because a listing reads only the
+/// beginning and the end of a value.
 #[derive(Serialize)]
 struct Completed<'a> {
     state: &'a str,
@@ -22,10 +23,11 @@ struct Completed<'a> {
     record: &'a Record,
 }
 
-/// How much of a value's beginning a listing reads: all of a claim, and of a record everything before its headers.
+/// The number of first bytes that a listing reads. They contain all of a claim, and everything before the headers of a
+/// record.
 pub(super) const HEAD: usize = 256;
 
-/// How much of its end: all that follows the body of a record.
+/// The number of last bytes that a listing reads. They contain everything after the body of a record.
 pub(super) const TAIL: usize = 144;
 
 #[derive(Deserialize)]
@@ -36,10 +38,10 @@ struct ClaimValue {
     token: String,
     fingerprint: Fingerprint,
     attempt: u32,
-    /// A claim that expires has its lease and its ttl here. The expiry of the name shows how much of both is left.
+    /// A claim that expires has its lease and its ttl here. The expiry of the name shows the rest of both.
     lease: Option<u64>,
     ttl: Option<u64>,
-    /// A claim that never expires has the end of its lease here: by the server's clock, in milliseconds since 1970.
+    /// A claim that never expires has the end of its lease here, by the server's clock, in milliseconds since 1970.
     lease_until: Option<u64>,
 }
 
@@ -68,12 +70,12 @@ enum IsCompleted {
 
 const CLAIMED: &[u8] = br#"{"state":"claimed""#;
 
-/// Whether the value begins as a claim's does.
+/// Returns whether the value begins like a claim.
 pub(super) fn may_be_claim(value: &[u8]) -> bool {
     value.starts_with(CLAIMED)
 }
 
-/// The value of a first claim that expires, as the scripts read and write it too.
+/// Returns the value of a first claim that expires, as the scripts read and write it too.
 pub(super) fn claimed(token: &str, request: &ClaimRequest) -> String {
     format!(
         r#"{{"state":"claimed","token":"{token}","fingerprint":"{}","attempt":1,"lease":{},"ttl":{}}}"#,
@@ -83,14 +85,14 @@ pub(super) fn claimed(token: &str, request: &ClaimRequest) -> String {
     )
 }
 
-/// The value of a completed key.
+/// Returns the value of a completed key.
 pub(crate) fn completed(token: Token, record: &Record) -> Result<String, StoreError> {
     let body_bytes = body_bytes(record);
     let value = Completed { state: "completed", token: &token_text(token), body_bytes, record };
     serde_json::to_string(&value).map_err(StoreError::unavailable)
 }
 
-/// What a claim meets that is no claim.
+/// Converts an existing value that is no claim to the answer of a claim.
 pub(crate) fn existing(value: &[u8]) -> Result<Claim, StoreError> {
     if may_be_claim(value) {
         return Err(damaged("a claim that the script cannot read"));
@@ -103,7 +105,7 @@ fn recorded(value: &[u8]) -> Result<Record, StoreError> {
     if told == body_bytes(&record) { Ok(record) } else { Err(damaged("the body is not as long as the record says")) }
 }
 
-/// Says so if a newer version of this library has written the record.
+/// Returns an error if a newer version of this library has written the record.
 fn newer(value: &[u8]) -> Option<StoreError> {
     #[derive(Deserialize)]
     struct AnyValue {
@@ -125,12 +127,13 @@ fn body_bytes(record: &Record) -> Option<u64> {
     record.body_bytes().map(|body| body.len() as u64)
 }
 
-/// The fingerprint of a claim.
+/// Parses the fingerprint of a claim.
 pub(super) fn fingerprint(text: &str) -> Result<Fingerprint, StoreError> {
     text.parse().map_err(|_| damaged("the fingerprint is not 64 hexadecimal digits"))
 }
 
-/// `left` is what the server says of the key's life, and `now` how late it is there, in milliseconds since 1970.
+/// Parses an entry. `left` is the key's remaining time to live by the server, and `now` is the server's time, both in
+/// milliseconds. `now` counts from 1970.
 pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64, now: i64) -> Result<Entry, StoreError> {
     let (fingerprint, state) = if may_be_claim(value) {
         let ClaimValue { token, fingerprint, attempt, lease, ttl, lease_until, .. } = parse(value)?;
@@ -152,7 +155,7 @@ pub(crate) fn entry(key: RecordKey, value: &[u8], left: i64, now: i64) -> Result
     Ok(Entry { key, fingerprint, state, expires_in })
 }
 
-/// The same of a value's beginning and end.
+/// Parses an entry from the beginning and the end of its value.
 pub(crate) fn summary(key: RecordKey, head: &[u8], tail: &[u8], left: i64, now: i64) -> Result<Entry, StoreError> {
     if may_be_claim(head) {
         return entry(key, head, left, now);
@@ -167,24 +170,24 @@ pub(crate) fn summary(key: RecordKey, head: &[u8], tail: &[u8], left: i64, now: 
         .ok_or_else(|| damaged("a value is not what this version writes"))
 }
 
-/// The length of the body, and the record without headers and body.
+/// Returns the length of the body, and the record without headers and body.
 fn summary_of_record(head: &str, tail: &str) -> Option<(Option<u64>, Record)> {
     let head = head.strip_prefix(r#"{"state":"completed","token":""#)?;
     let (_, head) = head.split_once(r#"","body_bytes":"#)?;
     let (body_bytes, head) = head.split_once(r#","record":{"#)?;
     let (beginning, _) = head.split_once(r#","headers":"#)?;
-    // No body ends like this: base64 has no quotes.
+    // No body ends with this text, because base64 has no quotes.
     let end = &tail[tail.rfind(r#","fingerprint":""#)?..];
     let record = format!(r#"{{{beginning},"headers":[],"body":null{}"#, end.strip_suffix('}')?);
     Some((serde_json::from_str(body_bytes).ok()?, serde_json::from_str(&record).ok()?))
 }
 
-/// How much of the time to live is over; nothing of one that has no end.
+/// Returns the part of the time to live that has passed, or zero if it has no end.
 fn passed(left: i64, ttl: u64) -> u64 {
     u64::try_from(left).map_or(0, |left| ttl.saturating_sub(left))
 }
 
-/// The parser's own message would quote what it read.
+/// Parses a value. The parser's own message would quote the value.
 fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(value).map_err(|error| {
         damaged(format_args!(

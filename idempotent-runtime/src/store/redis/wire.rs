@@ -1,4 +1,4 @@
-//! How connections are made, and what becomes of them when they break.
+//! The making of connections, and their handling when they break.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use redis::{Client, ConnectionAddr, RedisResult};
 #[cfg(feature = "redis-sentinel")]
 use crate::store::redis::sentinel::{Master, Watched};
 
-/// How connections are made.
+/// The way in which connections are made.
 #[derive(Clone)]
 pub(super) enum Way {
     Server(Arc<(Client, ConnectionManagerConfig)>),
@@ -16,18 +16,18 @@ pub(super) enum Way {
     Sentinels(Arc<Watched>),
 }
 
-/// A connection, which is made when it is needed.
+/// A connection that is made when it is needed.
 #[derive(Clone)]
 pub(super) enum Wire {
-    /// Connects again by itself, to the same address.
+    /// A connection that reconnects by itself, to the same address.
     Managed(ConnectionManager),
-    /// Is replaced when it breaks.
+    /// A connection that is replaced when it breaks.
     #[cfg(feature = "redis-sentinel")]
     Master(Master),
 }
 
 impl Wire {
-    /// Whether it may lead to a former master.
+    /// Returns whether the connection may lead to a former master.
     pub(super) fn is_outdated(&self) -> bool {
         match self {
             Self::Managed(_) => false,
@@ -49,7 +49,7 @@ impl Way {
         }
     }
 
-    /// Where the next connection would lead.
+    /// Returns the address to which the next connection would lead.
     #[cfg_attr(not(feature = "redis-sentinel"), allow(clippy::unused_async, reason = "only Sentinels are asked"))]
     pub(super) async fn address(&self) -> RedisResult<ConnectionAddr> {
         match self {
@@ -59,7 +59,7 @@ impl Way {
         }
     }
 
-    /// Waits until it is made.
+    /// Makes a connection and waits until it is established.
     pub(super) async fn connected_wire(&self) -> RedisResult<Wire> {
         match self {
             Self::Server(server) => {

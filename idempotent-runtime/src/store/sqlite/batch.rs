@@ -1,4 +1,4 @@
-//! Queued writes that share a commit.
+//! The queued writes that share a commit.
 
 use std::io;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::store::sqlite::rows;
 use crate::store::sqlite::rows::{Kind, SIZES};
 use crate::store::sqlite::write_transaction::{begin, commit, rollback};
 
-/// The writes that share a commit, at most: more would keep the first of them waiting.
+/// The largest number of writes that share a commit. With more, the first of them would wait too long.
 const BATCH: usize = 512;
 
-/// A batch takes no more writes once it has this many bytes, so that the log does not grow without bound.
+/// The number of bytes from which on a batch takes no more writes, so that the log does not grow without bound.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// Applies `first` and what is queued behind it, and commits once.
+/// Applies `first` and the writes that are queued behind it, and commits once.
 pub(super) async fn batch(
     connection: &mut SqliteConnection,
     context: Context<'_>,
@@ -29,7 +29,7 @@ pub(super) async fn batch(
         Ok(()) => begin(connection).await,
         Err(moved) => Err(sqlx::Error::Io(io::Error::other(moved))),
     };
-    // Taken after the lock was granted: writes that were queued while this waited for the lock share the commit.
+    // These are taken after the lock was granted, so that writes that were queued meanwhile share the commit.
     let mut bytes = first.bytes();
     let mut jobs = vec![first];
     while jobs.len() < BATCH && bytes < BATCH_BYTES {
@@ -47,7 +47,8 @@ pub(super) async fn batch(
     match apply_and_commit(connection, context, &mut jobs).await {
         Ok(()) => jobs.into_iter().for_each(Job::settle),
         Err(error) if jobs.len() == 1 => reject(jobs, error),
-        // Nothing of the batch took effect, and no caller has an answer. Applied one by one, a bad write affects no other.
+        // Nothing of the batch took effect, and no caller has an answer. Applied one by one, a bad write affects no
+        // other.
         Err(_) => {
             for job in jobs {
                 alone(connection, context, job).await;
@@ -63,7 +64,7 @@ fn reject(jobs: Vec<Box<dyn Job>>, error: sqlx::Error) {
     }
 }
 
-/// Applies one write, and commits.
+/// Applies one write and commits.
 async fn alone(connection: &mut SqliteConnection, context: Context<'_>, job: Box<dyn Job>) {
     let mut jobs = [job];
     let done = match begin(connection).await {
@@ -92,7 +93,7 @@ async fn apply_and_commit(
     done
 }
 
-/// The order is free, because the callers of all jobs wait at the same time.
+/// Applies all jobs. Their order is free, because the callers of all jobs wait at the same time.
 async fn apply(
     connection: &mut SqliteConnection,
     context: Context<'_>,
@@ -115,7 +116,7 @@ async fn apply(
     Ok(())
 }
 
-/// Applies jobs as rows of one statement; one by one, if a row is not the usual case (`rows`).
+/// Applies jobs as rows of one statement. Applies them one by one if a row is not the usual case (`rows`).
 async fn apply_rows(
     connection: &mut SqliteConnection,
     context: Context<'_>,

@@ -1,4 +1,4 @@
-//! Whether a new row fits: into what the file may take, and into what its owner may take of that.
+//! The limits on new rows: the bytes that the file may take, and the bytes of it that one owner may take.
 
 use bytes::Bytes;
 use sqlx::sqlite::SqliteConnection;
@@ -11,7 +11,7 @@ use crate::store::sqlite::failure::Failure;
 use crate::store::sqlite::locked::{Context, delete_expired};
 use crate::store::sqlite::schema;
 
-/// What the content of the file may take, and what the rows of one owner may take of it.
+/// The bytes that the content of the file may take, and those of it that the rows of one owner may take.
 #[derive(Clone, Copy)]
 pub(super) struct Bound {
     pub(super) max_bytes: u64,
@@ -19,7 +19,7 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// Whether there is room for a new row. What has expired may be room enough.
+    /// Fails if there is no room for a new row. Deletes expired rows if the file is full.
     pub(super) async fn admit(
         self,
         connection: &mut SqliteConnection,
@@ -47,7 +47,7 @@ impl Bound {
     }
 }
 
-/// What the row has of the owner. Without a bound nothing is counted, which costs nothing then.
+/// Returns the owner as the row has it. Without a bound, nothing is counted, which then costs nothing.
 pub(super) fn counted_owner(bound: Option<Bound>, request: &ClaimRequest) -> Option<Vec<u8>> {
     bound.and(request.owner).map(owner_bytes)
 }
@@ -56,8 +56,9 @@ fn owner_bytes(owner: Owner) -> Vec<u8> {
     owner.as_u128().to_be_bytes().to_vec()
 }
 
-/// What a row counts for: a fixed cost with its places in the indexes, and its key, headers and body with the rest of the pages that
-/// they do not fill. Rows share a page of 4 KiB only as far as whole rows fit into it.
+/// Returns the bytes that a row counts for: a fixed cost, which includes its places in the indexes, and its key,
+/// headers and body with the rest of the pages that they do not fill. Rows share a page of 4 KiB only if whole rows fit
+/// into it.
 pub(super) fn counted_bytes(key: &RecordKey, record: Option<(&str, &Record)>) -> i64 {
     let key = key.as_str().len();
     let payload = key + record.map_or(0, |(headers, record)| headers.len() + record.body_bytes().map_or(0, Bytes::len));

@@ -1,16 +1,17 @@
-//! The clock of leases and expiry, which does not follow when the machine's is set.
+//! The clock of leases and expiry, which does not follow changes of the machine's clock.
 //!
-//! A wall clock that is set forward by an hour would otherwise end the lease of a handler that runs, whose request would be
-//! executed twice; set back, it would keep the keys of processes that died.
+//! If a wall clock were used and set forward by an hour, the lease of a running handler would end, and its request
+//! would be executed twice. If it were set back, it would keep the keys of processes that died.
 //!
-//! A lease names the clock that it was written by. A process compares times of its own clock alone. The lease of another
-//! clock ends when it was not renewed for as long as it lasts: [`watch`](crate::store::sqlite::watch).
+//! A lease names the clock that wrote it. A process compares only times of its own clock. The lease of another clock
+//! ends when it was not renewed for as long as it lasts: [`watch`](crate::store::sqlite::watch).
 //!
-//! Where the machine tells how long it has been up, and in which boot, all processes of that boot have one clock, also those
-//! in other time namespaces: now is the wall clock's time at the first opening in this boot and what has passed since then. A
-//! process that cannot learn this has a clock of its own.
+//! If the machine reports its uptime and its boot, all processes of that boot have one clock, even in other time
+//! namespaces: the time is the wall clock's time at the first opening in this boot plus the time that has passed since
+//! then. A process that cannot learn this has a clock of its own.
 //!
-//! When a record expires is compared whatever clock wrote it. All clocks begin with the time of the wall clock.
+//! The expiry of a record is compared with any clock, whichever clock wrote it. All clocks begin with the time of the
+//! wall clock.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
@@ -23,14 +24,14 @@ use crate::record::unix_millis;
 use crate::store::columns::span_millis;
 use crate::store::sqlite::schema;
 
-/// What tells the time to the statements.
+/// The clock that gives the statements their time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     id: i64,
-    /// Milliseconds between 1970 and the moment from which the uptime counts.
+    /// The milliseconds from 1970 to the moment from which the uptime counts.
     began_at: i64,
     uptime: Uptime,
-    /// It was this late when it was looked at.
+    /// The time that a stopped clock shows.
     stopped_at: Option<i64>,
 }
 
@@ -43,12 +44,12 @@ enum Uptime {
 /// The clock of a process that cannot share one.
 static OF_PROCESS: LazyLock<Clock> = LazyLock::new(Clock::alone);
 
-/// A wall clock that is ahead by less is so by rounding.
+/// The milliseconds by which the wall clock can be ahead because of rounding alone.
 const AHEAD: i64 = 1_000;
 
 impl Clock {
-    /// The clock of this boot, which the first process that opens the file defines, or else a clock of this process. Call it in a
-    /// transaction.
+    /// Returns the clock of this boot, which the first process that opens the file defines, or else the clock of this
+    /// process. Call it in a transaction.
     pub(super) async fn of_file(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
         let Some((boot, uptime)) = Boot::current().and_then(|boot| Some((boot, boot.uptime()?))) else {
             return Ok(*OF_PROCESS);
@@ -58,7 +59,7 @@ impl Clock {
         Ok(Self { id: boot.id, began_at, uptime: Uptime::Machine(boot), stopped_at: None })
     }
 
-    /// A clock that no other process and no other store has.
+    /// Creates a clock that no other process and no other store has.
     pub(super) fn alone() -> Self {
         let id = RandomState::new().hash_one(std::process::id()).cast_signed();
         Self { id, began_at: wall(), uptime: Uptime::Since(Instant::now()), stopped_at: None }
@@ -69,12 +70,12 @@ impl Clock {
         Self { began_at: self.began_at + millis, ..self }
     }
 
-    /// What tells it from other clocks.
+    /// Returns the number that distinguishes this clock from others.
     pub(super) fn id(self) -> i64 {
         self.id
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the time in milliseconds since 1970.
     pub(super) fn now(self) -> i64 {
         if let Some(at) = self.stopped_at {
             return at;
@@ -85,8 +86,8 @@ impl Clock {
         }
     }
 
-    /// When a record expires that is made now. The next boot may begin with a wall clock that was behind in this one: it must
-    /// not find the record expired too early.
+    /// Returns the expiry of a record that is made now. If the wall clock is ahead of this clock, it counts, because
+    /// the next boot may begin with its time and must not find the record expired too early.
     pub(super) fn after(self, ttl: Duration) -> i64 {
         let now = self.now();
         let wall = wall();
@@ -94,12 +95,12 @@ impl Clock {
         now.saturating_add(span_millis(ttl))
     }
 
-    /// A statement in which ?1 is now, and ?2 this clock.
+    /// Returns a statement in which ?1 is the time and ?2 is the number of this clock.
     pub(super) fn statement(self, sql: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
         schema::at(self.now(), sql).bind(self.id())
     }
 
-    /// A clock that shows this moment from now on.
+    /// Returns a clock that always shows this moment.
     pub(super) fn stopped(self) -> Self {
         Self { stopped_at: Some(self.now()), ..self }
     }
@@ -109,11 +110,11 @@ fn wall() -> i64 {
     unix_millis(SystemTime::now())
 }
 
-/// One boot of the machine.
+/// A boot of the machine.
 #[derive(Clone, Copy, Debug)]
 struct Boot {
     id: i64,
-    /// How far the clock of this time namespace is ahead of the machine's, in milliseconds.
+    /// The milliseconds by which the clock of this time namespace is ahead of the machine's.
     offset: i64,
 }
 
@@ -124,14 +125,14 @@ impl Boot {
         Some(Self { id: boot_id(&id)?, offset: namespace_offset()? })
     }
 
-    /// How long the machine has been up, its sleep included, in milliseconds.
+    /// Returns the uptime of the machine with its sleep, in milliseconds.
     fn uptime(self) -> Option<i64> {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         time.tv_sec.checked_mul(1000)?.checked_add(time.tv_nsec / 1_000_000)?.checked_sub(self.offset)
     }
 }
 
-/// The first half of the boot's UUID.
+/// Returns the first half of the boot's UUID.
 #[cfg(any(target_os = "linux", test))]
 fn boot_id(text: &str) -> Option<i64> {
     let digits: String = text.trim().chars().filter(|&digit| digit != '-').collect();
@@ -141,29 +142,29 @@ fn boot_id(text: &str) -> Option<i64> {
     u64::from_str_radix(digits.get(..16)?, 16).ok().map(u64::cast_signed)
 }
 
-/// The offset of this process's time namespace; `None` if it is unknown.
+/// Returns the offset of this process's time namespace, or `None` if it is unknown.
 #[cfg(target_os = "linux")]
 fn namespace_offset() -> Option<i64> {
     use std::fs::{read_link, read_to_string};
 
     match (read_link("/proc/self/ns/time"), read_link("/proc/self/ns/time_for_children")) {
-        // What the file below tells is that of the children.
+        // The file below has the offset of the children.
         (Ok(own), Ok(of_children)) if own == of_children => {
             boot_offset(&read_to_string("/proc/self/timens_offsets").ok()?)
         }
-        // A kernel without time namespaces.
+        // The kernel has no time namespaces.
         (Err(_), Err(_)) => read_link("/proc/self/ns/pid").is_ok().then_some(0),
         _ => None,
     }
 }
 
-/// In lines such as `boottime 3600 0`: seconds and nanoseconds.
+/// Reads the offset in lines such as `boottime 3600 0`, which have seconds and nanoseconds.
 #[cfg(any(target_os = "linux", test))]
 fn boot_offset(offsets: &str) -> Option<i64> {
     offsets.lines().find_map(|line| {
         let mut words = line.split_whitespace();
         let (clock, seconds, nanos) = (words.next()?, words.next()?, words.next()?);
-        // The clock by its number, in the first kernels that had the file.
+        // The first kernels that had the file name the clock by its number.
         if clock != "boottime" && clock != "7" {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Connections that are used for a moment each, a few at a time.
+//! A small number of connections that are each used for a moment.
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -8,17 +8,18 @@ use crate::store::error::StoreError;
 use crate::store::sqlite::failure::store_error;
 use crate::sync::{Mutex, lock};
 
-/// Not sqlx's own pool: that one gives connections back in a spawned task, which dies with the runtime of the caller.
+/// This is not sqlx's own pool, which returns connections in a spawned task. That task dies with the runtime of the
+/// caller.
 pub(super) struct Connections {
     options: SqliteConnectOptions,
-    /// Another file, which their statements name `records`.
+    /// The path of another file, which statements of the connections name `records`.
     attached: Option<String>,
     permits: Semaphore,
     idle: Mutex<Vec<SqliteConnection>>,
 }
 
 impl Connections {
-    /// Each has a thread of its own in sqlx, so there should be few.
+    /// Allows at most `most` connections. There should be few, because each has a thread of its own in sqlx.
     pub(super) fn new(options: SqliteConnectOptions, most: usize) -> Self {
         Self { options, attached: None, permits: Semaphore::new(most), idle: Mutex::default() }
     }
@@ -45,7 +46,7 @@ impl Connections {
         Ok(connection)
     }
 
-    /// Closes the idle ones.
+    /// Closes the idle connections.
     pub(super) async fn close(&self) {
         let idle = std::mem::take(&mut *lock(&self.idle));
         for connection in idle {
@@ -56,8 +57,8 @@ impl Connections {
     }
 }
 
-/// A connection on loan. One that is dropped instead of given back, because its query failed or its caller went away,
-/// is closed: it may be in the middle of something.
+/// A connection in use. It is closed if it is dropped instead of given back, because its query failed or its caller
+/// went away: a statement may still run on it.
 pub(super) struct Acquired<'a> {
     connections: &'a Connections,
     connection: SqliteConnection,

@@ -1,12 +1,12 @@
-//! Where a file is, and whether it still is the one that this process has open.
+//! The path of a file, and the check whether it is still the file that this process has open.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::store::error::StoreError;
 
-/// The number of the file that this path names; `None` if there is none. Elsewhere than on Unix a file cannot be replaced
-/// while it is open, and all have one number.
+/// Returns the number of the file at this path, or `None` if there is no file. On systems other than Unix, a file
+/// cannot be replaced while it is open, so all files have one number.
 #[cfg(unix)]
 pub(super) fn inode(path: &Path) -> Option<i64> {
     use std::os::unix::fs::MetadataExt as _;
@@ -19,7 +19,7 @@ pub(super) fn inode(path: &Path) -> Option<i64> {
     path.exists().then_some(0)
 }
 
-/// The database as it was opened.
+/// The database file as it was opened.
 pub(super) struct DatabaseFile {
     path: PathBuf,
     inode: Option<i64>,
@@ -43,7 +43,7 @@ impl DatabaseFile {
         Self { path, inode, is_reported: AtomicBool::new(false) }
     }
 
-    /// Fails if what this process writes would never be read: the next process opens another file.
+    /// Fails if the next process would open another file, and so would never read the writes of this process.
     pub(super) fn check(&self) -> Result<(), Moved> {
         let is_there = inode(&self.path) == self.inode;
         let was_reported = self.is_reported.swap(!is_there, Ordering::Relaxed);

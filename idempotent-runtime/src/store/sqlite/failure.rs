@@ -1,11 +1,11 @@
-//! What SQLite's errors mean to a caller.
+//! The meaning of SQLite's errors for a caller.
 
 use std::sync::Arc;
 
 use crate::store::error::{StoreError, Waited};
 use crate::store::shortage;
 
-/// The primary result codes of SQLite that have an answer of their own.
+/// The primary result codes of SQLite that need an answer of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     Locked,
@@ -15,7 +15,7 @@ pub(super) enum Cause {
     /// There is no memory for the call, or no file can be opened or mapped.
     Short,
     CannotOpen,
-    /// A value is too long, or a constraint or a trigger rejects the row: it does so however often it is asked.
+    /// A value is too long, or a constraint or a trigger rejects the row. A repeated write is rejected too.
     Rejected,
     Other,
 }
@@ -25,15 +25,15 @@ impl Cause {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         let code = code.and_then(|code| code.parse::<i32>().ok());
         match code {
-            // SQLITE_IOERR_SHMSIZE: the log's index cannot grow.
+            // This code is SQLITE_IOERR_SHMSIZE: the log's index cannot grow.
             Some(4874) => return Self::Full,
-            // SQLITE_IOERR_NOMEM, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMMAP
+            // These codes are SQLITE_IOERR_NOMEM, SQLITE_IOERR_SHMOPEN and SQLITE_IOERR_SHMMAP.
             Some(3082 | 4618 | 5386) => return Self::Short,
             // SQLite does not say why it cannot open a file.
             Some(code) if code & 0xff == 14 && shortage::lacks_files() => return Self::Short,
             _ => {}
         }
-        // The extended code carries the primary one in its low byte.
+        // The extended code has the primary code in its low byte.
         match code.map(|code| code & 0xff) {
             Some(5 | 6) => Self::Locked,
             Some(7) => Self::Short,
@@ -47,23 +47,24 @@ impl Cause {
     }
 }
 
-/// A damaged file may hide a record: it must not count as unreachable, or a handler might run unguarded.
+/// Converts an error. A damaged file may hide a record, so it must not count as unreachable. Otherwise a handler might
+/// run unguarded.
 pub(super) fn store_error(error: impl Into<Arc<sqlx::Error>>) -> StoreError {
     let error = error.into();
     match Cause::of(&error) {
         Cause::Corrupt => StoreError::damaged(error),
-        // By a transaction of another process, or by many entries or connections, as a client could bring about.
+        // The cause is a transaction of another process, or many entries or connections. A client could cause these.
         Cause::Locked | Cause::Full | Cause::Short => StoreError::busy(error),
         _ if matches!(*error, sqlx::Error::PoolTimedOut) => StoreError::unavailable(Waited(error.into())),
         _ => StoreError::unavailable(error),
     }
 }
 
-/// Why one write of a batch did not take effect.
+/// The reason why one write of a batch did not take effect.
 pub(super) enum Failure {
-    /// The store's own answer; the transaction is sound and goes on.
+    /// The answer of the store itself. The transaction is sound and continues.
     Answer(StoreError),
-    /// SQLite's; it may have rolled the transaction back.
+    /// The error of SQLite, which may have rolled the transaction back.
     Sqlite(sqlx::Error),
 }
 

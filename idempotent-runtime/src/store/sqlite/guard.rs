@@ -1,8 +1,9 @@
-//! Watches over the connection of handlers' transactions: nothing is committed on it but by the engine.
+//! The guard of the connection of handlers' transactions. Only the engine can commit on it.
 //!
-//! SQLite ends a transaction by itself where a disk is full, or where a constraint says so (`ON CONFLICT ROLLBACK`); a handler
-//! may send ROLLBACK or COMMIT; and sqlx rolls back when the future of a nested `begin` is dropped. Whatever follows on the
-//! connection would commit by itself. SQLite asks before each commit whether it may, and tells of each rollback.
+//! A transaction can end before the engine ends it. SQLite ends it if a disk is full, or if a constraint says so (`ON
+//! CONFLICT ROLLBACK`). A handler may send ROLLBACK or COMMIT. sqlx rolls back when the future of a nested `begin` is
+//! dropped. Every later statement on the connection would commit by itself. The guard prevents that by SQLite's hooks:
+//! SQLite asks before each commit, and reports each rollback.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,7 @@ use crate::transaction::error::{Ended, Violated};
 pub(super) struct Guard {
     may_commit: AtomicBool,
     has_ended: AtomicBool,
-    /// As the connection was opened.
+    /// The settings of the connection when it was opened.
     settings: String,
 }
 
@@ -32,14 +33,15 @@ impl Guard {
         Ok(Arc::new(Self { settings, ..Self::default() }))
     }
 
-    /// A transaction has begun. The hooks are set each time, because a handler before may have replaced them.
+    /// Sets the hooks after a transaction has begun. They are set each time, because an earlier handler may have
+    /// replaced them.
     pub(super) async fn begun(self: &Arc<Self>, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         self.may_commit.store(false, Ordering::SeqCst);
         self.has_ended.store(false, Ordering::SeqCst);
         let mut handle = connection.lock_handle().await?;
         handle.set_commit_hook({
             let guard = Arc::clone(self);
-            // A commit that may not be becomes a rollback.
+            // A commit that is not allowed becomes a rollback.
             move || guard.may_commit.load(Ordering::SeqCst)
         });
         handle.set_rollback_hook({
@@ -49,7 +51,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether a handler has left the connection as it was opened.
+    /// Returns whether the settings of the connection are those with which it was opened.
     pub(super) async fn finds_as_it_was(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
         Ok(settings::of(connection).await? == self.settings)
     }
@@ -60,7 +62,7 @@ impl Guard {
 }
 
 impl Begun<Sqlite> for Guard {
-    /// The thread of the connection counts, when it gets to what is queued.
+    /// The count is correct after the connection's thread has run all queued work.
     fn catch_up<'a>(&'a self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async { connection.ping().await.map_err(store_error) })
     }
@@ -71,12 +73,12 @@ impl Begun<Sqlite> for Guard {
 
     fn commit<'a>(&'a self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            // Again: the statement of the record may have ended it.
+            // This is checked again, because the statement of the record may have ended the transaction.
             self.holds()?;
             self.may_commit.store(true, Ordering::SeqCst);
             let committed = SqliteTransactionManager::commit(connection).await;
             self.may_commit.store(false, Ordering::SeqCst);
-            // The one constraint that SQLite can defer to the commit.
+            // This is the only constraint that SQLite can defer to the commit.
             committed.map_err(|error| match error.as_database_error() {
                 Some(violated) if violated.is_foreign_key_violation() => {
                     StoreError::unavailable(Violated(Box::new(error)))
@@ -93,27 +95,28 @@ impl Begun<Sqlite> for Guard {
         })
     }
 
-    /// SQLite has one writer: no transaction is aborted for the sake of another one.
+    /// Returns `None`, because SQLite has only one writer and aborts no transaction in favour of another one.
     fn failure(&self, _: &sqlx::Error) -> Option<Failure> {
         None
     }
 
-    /// Not by the levels: after a nested transaction that was dropped, there is one too many until its rollback has run. What
-    /// follows on the connection runs after that, and where that ends the transaction, SQLite lets nothing be committed.
+    /// The number of levels does not show it: after a nested transaction was dropped, there is one level too many until
+    /// its rollback has run. Later statements on the connection run after that rollback. If the rollback ends the
+    /// transaction, SQLite allows no commit.
     fn has_ended(&self, _: &SqliteConnection, _: usize) -> bool {
         self.has_ended.load(Ordering::SeqCst)
     }
 
-    /// Nothing is committed on it in any case.
+    /// Does nothing, because the guard prevents every commit anyway.
     fn close_off(&self, _: &mut SqliteConnection) {}
 }
 
-/// Whatever nested transactions a handler has left open.
+/// Rolls back all nested transactions that a handler has left open.
 async fn roll_back_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     if SqliteTransactionManager::get_transaction_depth(connection) == OUTERMOST {
         return SqliteTransactionManager::rollback(connection).await;
     }
-    // Fails where the rollback of a nested `begin` that was dropped has come first.
+    // This fails if the rollback of a dropped nested `begin` has run first.
     let _ = sqlx::query("ROLLBACK").execute(connection).await;
     Ok(())
 }

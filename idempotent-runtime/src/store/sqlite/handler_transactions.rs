@@ -1,4 +1,4 @@
-//! The connection of handlers' transactions: one at a time, since SQLite has one writer.
+//! The connection of handlers' transactions. There is one transaction at a time, because SQLite has one writer.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::sync::{Mutex, lock};
 use crate::transaction::close_on_drop::CloseOnDrop;
 use crate::transaction::open::Open;
 
-/// The turn to write in this process: it belongs to the writer's thread for a batch, or to a handler for its transaction. This lock
-/// is fair, and SQLite's own lock is not.
+/// The right to write in this process. The writer's thread has it for a batch, or a handler for its transaction. This
+/// lock is fair, which SQLite's own lock is not.
 pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
 
 pub(super) struct HandlerTransactions {
@@ -42,7 +42,7 @@ impl HandlerTransactions {
                     Ok(())
                 })
             })
-            // What is not as it was is closed.
+            // A connection whose settings have changed is closed.
             .after_release(move |connection, _| {
                 let guard = Arc::clone(&lock(&given_back));
                 Box::pin(async move { guard.finds_as_it_was(connection).await })
@@ -54,12 +54,12 @@ impl HandlerTransactions {
         self.pool.clone()
     }
 
-    /// The keys of this process's handlers that run in a transaction.
+    /// Returns the keys of this process's handlers that run in a transaction.
     pub(super) fn running(&self) -> &ActiveTransactions {
         &self.running
     }
 
-    /// Begins with the write lock: a transaction that reads first may not get the lock later.
+    /// Begins a transaction with the write lock, because a transaction that reads first may not get the lock later.
     pub(super) async fn begin(&self) -> Result<Open<Sqlite>, StoreError> {
         let call = Call::hold_back();
         let turn = Arc::clone(&self.turn).lock_owned().await;
@@ -68,7 +68,7 @@ impl HandlerTransactions {
             return Err(StoreError::unavailable("the caller has stopped waiting"));
         }
         let mut connection = CloseOnDrop::new(connection);
-        // The pool has one connection, and only the one whose turn it is takes it.
+        // The pool has one connection. Only the holder of the turn takes it.
         let guard = Arc::clone(&lock(&self.newest));
         SqliteTransactionManager::begin(&mut connection, Some("BEGIN IMMEDIATE".into_sql_str()))
             .await

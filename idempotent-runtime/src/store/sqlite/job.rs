@@ -15,7 +15,7 @@ use crate::store::sqlite::locked::Context;
 use crate::store::sqlite::rows::Kind;
 use crate::store::sqlite::writes::Write;
 
-/// A [`Pending`] write, whatever the type of its answer.
+/// A [`Pending`] write with an answer of any type.
 pub(super) trait Job: Send {
     /// Applies the write and keeps its outcome. Returns an error only if the transaction is broken.
     fn apply<'a>(
@@ -23,19 +23,20 @@ pub(super) trait Job: Send {
         connection: &'a mut SqliteConnection,
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
-    /// The statement that can do this write as one of many rows.
+    /// Returns the statement that can do this write as one of many rows.
     fn row_of(&self) -> Option<Kind>;
     /// Adds the arguments of its row.
     fn add_to(&self, arguments: &mut SqliteArguments, clock: Clock) -> Result<(), BoxDynError>;
-    /// Keeps the outcome after its row was written.
+    /// Keeps the outcome after the row was written.
     fn was_row(&mut self);
-    /// Sends the outcome, which is on disk now, to the caller.
+    /// Sends the outcome to the caller after it was written to the disk.
     fn settle(self: Box<Self>);
-    /// Sends the error to the caller: nothing took effect.
+    /// Sends the error to the caller. Nothing took effect.
     fn reject(self: Box<Self>, error: Arc<sqlx::Error>);
-    /// Whether the write is skipped, because its caller no longer waits. Called once, before the write is applied.
+    /// Returns whether the write is skipped because its caller no longer waits. Called once, before the write is
+    /// applied.
     fn abandoned(&self) -> bool;
-    /// Roughly what the write adds to the log.
+    /// Returns about how many bytes the write adds to the log.
     fn bytes(&self) -> usize;
 }
 
@@ -87,7 +88,7 @@ impl<W: Write> Job for Pending<W> {
 
     fn settle(self: Box<Self>) {
         if let Some(outcome) = self.outcome {
-            // A caller that no longer waits will ask again, and get the same answer.
+            // A caller that no longer waits will ask again and get the same answer.
             let _ = self.reply.send(outcome);
         }
     }

@@ -1,26 +1,26 @@
 //! The renewals of leases, in a small file beside the database.
 //!
-//! SQLite has one write lock for each file. A handler's `Tx`, a crowd of short ones or another program may hold the lock of the
-//! database for longer than a lease, and the leases of handlers that run meanwhile must be renewed. So a renewal writes to a
-//! file of its own, which no transaction of a handler ever locks. Where that one cannot be written, because a program holds its
-//! lock or it is lost, a renewal writes to the database after all.
+//! SQLite has one write lock for each file. A handler's `Tx`, many short transactions or another program may hold the
+//! lock of the database for longer than a lease. Meanwhile the leases of running handlers must be renewed. So a renewal
+//! writes to a separate file, which no transaction of a handler locks. If that file cannot be written, because a
+//! program holds its lock or it is lost, a renewal writes to the database.
 //!
-//! A row of the database has the lease that its claim began with. A row here counts instead of it, unless the database has
-//! more renewals. Each claim has a number ([`new_id`]) by which the two are matched: one token may claim twice.
+//! A row of the database has the lease with which its claim began. A row here replaces it, unless the database has more
+//! renewals. Each claim has a number ([`new_id`]) by which both rows are matched, because one token may claim twice.
 //!
-//! Two rules keep a handler from running beside another one that took its claim over:
+//! Two rules prevent that a handler runs at the same time as another one that took its claim over:
 //!
-//! 1. Before a claim is taken over, or deleted because it expired, its lease is [fenced](Leases::fence). That fails if the lease
-//!    was renewed meanwhile, and no renewal succeeds after it.
-//! 2. A renewal reads the row of the database while it holds the write lock of this file. So it finds either the fence, or what
-//!    was written under it.
+//! 1. Before a claim is taken over, or deleted because it expired, its lease is [fenced](Leases::fence). The fence
+//!    fails if the lease was renewed meanwhile. After the fence, no renewal succeeds.
+//! 2. A renewal reads the row of the database while it holds the write lock of this file. So it finds either the fence,
+//!    or the writes that were made under the fence.
 //!
-//! Locks are always taken in one order: database, then leases. Who has the first waits for the second a moment only: a renewal
-//! may need the first.
+//! Locks are always taken in one order: database, then leases. A holder of the first lock waits only a moment for the
+//! second one, because a renewal may need the first lock.
 //!
-//! The database knows its file of leases by the name that is in it and by its number in the file system: [`Leases::current`].
-//! If there is another file at its path, or none, the writer [makes a new one](Leases::repair), and all claims count as renewed.
-//! The other processes change to the new one.
+//! The database identifies its file of leases by the name inside the file and by the number of the file in the file
+//! system: [`Leases::current`]. If there is another file at its path, or none, the writer [makes a new
+//! one](Leases::repair), and all claims count as renewed. The other processes then use the new file.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -44,36 +44,37 @@ use crate::store::sqlite::leases_schema as schema;
 use crate::store::sqlite::watch::{ClaimId, Watch};
 use crate::sync::{Mutex, lock};
 
-/// Connections for in-flight duplicates and operators; each has a thread in sqlx.
+/// The number of connections for in-flight duplicates and operators. Each has a thread in sqlx.
 const LOOKING: usize = 2;
 
-/// How long a statement waits for the lock of this file. Renewals hold it for less.
+/// The time that a statement waits for the lock of this file. Renewals hold it for less.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
 
-/// The same of a renewal, which asks again: a short lease has no more to spare.
+/// The time that one try of a renewal waits for the lock. It is short, because a renewal tries again and a short lease
+/// allows no more.
 const RENEWAL_LOCK_WAIT: Duration = Duration::from_millis(10);
 
-/// How long a renewal waits for its turn at most, before it goes to the database.
+/// The longest time that a renewal waits for its turn before it goes to the database.
 const LONGEST_TURN: Duration = Duration::from_secs(1);
 
-/// Renewals as a statement on the database takes them: a JSON list of rows, with the columns of the macro `renewals` in
-/// `leases_schema`.
+/// The renewals as an argument of a statement on the database: a JSON list of rows, with the columns of the macro
+/// `renewals` in `leases_schema`.
 pub(super) type Renewals = String;
 
-/// No renewals.
+/// Returns an empty list of renewals.
 pub(super) fn none() -> Renewals {
     "[]".to_owned()
 }
 
-/// What this file has of one claim.
+/// The content of this file for one claim.
 pub(super) struct Renewed {
     pub(super) list: Renewals,
     pub(super) renewals: i64,
-    /// It cannot be renewed any more.
+    /// Whether the claim can no longer be renewed.
     pub(super) is_over: bool,
 }
 
-/// The number of a claim, which no other one has.
+/// Creates the number of a claim, which no other claim has.
 pub(super) fn new_id() -> i64 {
     RandomState::new().hash_one(0_u8).cast_signed()
 }
@@ -86,7 +87,7 @@ struct Lost;
 #[error("an earlier renewal has not ended, and has the connection to the file of leases")]
 struct InUse;
 
-/// Whether the writer must create a new file of leases.
+/// Returns whether the writer must create a new file of leases.
 pub(super) fn is_lost(error: &StoreError) -> bool {
     error.is_busy_with::<Lost>()
 }
@@ -96,15 +97,15 @@ pub(super) struct Leases {
     database: String,
     options: SqliteConnectOptions,
     renewing: Connections,
-    /// For callers that hold the lock of the database, or that may wait.
+    /// The connections for callers that hold the lock of the database, or that may wait.
     writing: Connections,
-    /// A renewal must not wait for a crowd that looks.
+    /// The connections for reads. They are separate, so that a renewal does not wait for many reads.
     looking: Connections,
     clock: Clock,
     watch: Watch,
     /// The number of the file when it was the current one.
     inode: AtomicI64,
-    /// When a fence found it locked.
+    /// The time at which a fence found the file locked.
     locked_at: Mutex<Option<Instant>>,
     is_reported: AtomicBool,
     busy_timeout: Duration,
@@ -143,14 +144,15 @@ impl Leases {
         }
     }
 
-    /// Renews those of these claims that their tokens hold, which are the answer.
+    /// Renews those of these claims that their tokens hold. Returns the tokens of the renewed claims.
     pub(super) async fn renew(&self, renewals: &[Renewal]) -> Result<HashSet<String>, StoreError> {
         let list: Vec<_> = renewals
             .iter()
             .map(|renewal| (renewal.key.as_str(), token_text(renewal.token), span_millis(renewal.lease)))
             .collect();
         let list = serde_json::to_string(&list).map_err(StoreError::unavailable)?;
-        // What is left is for the database, and all of it where the last renewal had to go there.
+        // The rest of the lease is for a renewal in the database. If the last renewal had to go there, this one does
+        // not wait here.
         let shortest = renewals.iter().map(|renewal| renewal.lease).filter(|lease| !lease.is_zero()).min();
         let wait = shortest.map_or(LOCK_WAIT, |lease| lease / 12).min(self.busy_timeout);
         let wait = if self.is_reported.load(Ordering::Relaxed) { Duration::ZERO } else { wait };
@@ -180,12 +182,12 @@ impl Leases {
     }
 
     async fn try_renew(&self, list: &str, turn: Duration) -> Result<HashSet<String>, StoreError> {
-        // The runtime of an earlier renewal may stand still while that one has the connection.
+        // The runtime of an earlier renewal may be paused while that renewal has the connection.
         let acquiring = Deadline::after(turn).bound(self.current(&self.renewing)).await;
         let mut acquired = acquiring.unwrap_or_else(|| Err(StoreError::unavailable(InUse)))?;
         let renewed = sqlx::query_scalar(schema::RENEW).bind(self.clock.now()).bind(self.clock.id()).bind(list);
         let renewed: Vec<String> = renewed.fetch_all(acquired.connection()).await.map_err(store_error)?;
-        // If another file took the place of this one meanwhile, the renewal has no effect.
+        // If another file has replaced this one meanwhile, the renewal has no effect.
         if !self.is_current(acquired.connection()).await? {
             return Err(StoreError::busy(Lost));
         }
@@ -193,13 +195,14 @@ impl Leases {
         Ok(renewed.into_iter().collect())
     }
 
-    /// Ends the leases of those of these claims that were not renewed since they were looked at: they are the answer. They
-    /// cannot be renewed any more. The caller has the lock of the database.
+    /// Ends the leases of these claims, except those that were renewed after they were read. Returns the numbers of the
+    /// ended leases, which can no longer be renewed. The caller must hold the lock of the database.
     pub(super) async fn fence(&self, claims: &[ClaimId]) -> Result<HashSet<i64>, StoreError> {
         self.end(claims, true).await
     }
 
-    /// The same, of leases that can be renewed afterwards: all clocks take note that they are over.
+    /// Does the same as [`fence`](Self::fence), but the leases can be renewed afterwards. Processes with any clock then
+    /// see that the leases are over.
     pub(super) async fn lapse(&self, claims: &[ClaimId]) -> Result<HashSet<i64>, StoreError> {
         self.end(claims, false).await
     }
@@ -222,12 +225,13 @@ impl Leases {
         Ok(ended.into_iter().collect())
     }
 
-    /// Whether the lease of a claim that another clock wrote has ended, which all clocks take note of.
+    /// Returns whether the lease of a claim that another clock wrote has ended. If so, processes with any clock see
+    /// that it is over.
     pub(super) async fn has_ended(&self, claim: ClaimId, lease: Duration) -> Result<bool, StoreError> {
         Ok(self.watch.has_ended(&claim, lease) && !self.lapse(&[claim]).await?.is_empty())
     }
 
-    /// Looks at all claims of other clocks.
+    /// Reads all claims of other clocks.
     pub(super) async fn watch(&self) -> Result<(), StoreError> {
         let mut look = self.look().await?;
         let rows = sqlx::query(schema::OF_OTHER_CLOCKS).bind(self.clock.id()).fetch_all(look.connection());
@@ -252,12 +256,12 @@ impl Leases {
         Ok(())
     }
 
-    /// A connection on which the database is `records` and this file `main`.
+    /// Returns a connection on which the database is `records` and this file is `main`.
     pub(super) async fn look(&self) -> Result<Acquired<'_>, StoreError> {
         self.current(&self.looking).await
     }
 
-    /// What this file has of the claim with this number.
+    /// Returns the content of this file for the claim with this number.
     pub(super) async fn of(&self, id: i64) -> Result<Option<Renewed>, StoreError> {
         let mut acquired = self.look().await?;
         let row = sqlx::query(schema::ONE).bind(id).fetch_optional(acquired.connection()).await.map_err(store_error)?;
@@ -265,7 +269,7 @@ impl Leases {
         Ok(row.map(|row| Renewed { list: row.get(0), renewals: row.get(1), is_over: row.get(2) }))
     }
 
-    /// The renewals of all claims.
+    /// Returns the renewals of all claims.
     pub(super) async fn all(&self) -> Result<Renewals, StoreError> {
         let mut acquired = self.look().await?;
         let all = sqlx::query_scalar(schema::ALL).fetch_one(acquired.connection()).await.map_err(store_error)?;
@@ -273,7 +277,7 @@ impl Leases {
         Ok(all)
     }
 
-    /// Deletes what no claim needs any more.
+    /// Deletes renewals that no claim needs any more.
     pub(super) async fn delete_expired(&self) -> Result<(), StoreError> {
         let mut acquired = self.current(&self.writing).await?;
         let deletion = sqlx::query(schema::DELETE_EXPIRED).bind(self.clock.now()).execute(acquired.connection());
@@ -282,12 +286,12 @@ impl Leases {
         Ok(())
     }
 
-    /// Whether another file is at its path, or none.
+    /// Returns whether there is another file at the path, or none.
     pub(super) fn is_lost(&self) -> bool {
         inode(&self.path) != Some(self.inode.load(Ordering::Relaxed))
     }
 
-    /// Makes a new file, unless another process has done so. The caller has the lock of the database.
+    /// Makes a new file, unless another process has done so. The caller must hold the lock of the database.
     pub(super) async fn repair(&self, database: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         leases_file::settle(database, &self.database, self.options.clone(), self.clock).await
     }
@@ -298,7 +302,7 @@ impl Leases {
         }
     }
 
-    /// A connection to the file that the database names.
+    /// Returns a connection to the file that the database names.
     async fn current<'a>(&self, connections: &'a Connections) -> Result<Acquired<'a>, StoreError> {
         for _ in 0..2 {
             let mut acquired = connections.acquire().await.map_err(|error| self.or_lost(error))?;
@@ -323,7 +327,7 @@ impl Leases {
         Ok(is_current)
     }
 
-    /// What is at its path may be no file of leases at all.
+    /// Converts an error. The file at the path may be no file of leases at all.
     fn or_lost(&self, error: StoreError) -> StoreError {
         if self.is_lost() { StoreError::busy(Lost) } else { error }
     }

@@ -1,4 +1,4 @@
-//! Makes the file of leases, and makes it known to the database.
+//! Creates the file of leases, and registers it in the database.
 
 use std::path::Path;
 
@@ -10,19 +10,19 @@ use crate::store::sqlite::database_file::inode;
 use crate::store::sqlite::leases_schema;
 use crate::store::sqlite::schema;
 
-/// The path of the database as SQLite itself names the files beside it: without symbolic links.
+/// Returns the path of the database in the form in which SQLite names the files beside it: without symbolic links.
 pub(super) async fn path_of_database(database: &mut SqliteConnection) -> Result<String, sqlx::Error> {
     sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'").fetch_one(database).await
 }
 
-/// Where the leases of a database are.
+/// Returns the path of the leases of a database.
 pub(super) fn path(database: &str) -> String {
     format!("{database}-leases")
 }
 
-/// Makes the file where there is none, and makes it known. The caller has the write lock of the database.
+/// Creates the file if there is none, and registers it. The caller must hold the write lock of the database.
 ///
-/// A claim whose renewals are lost counts as renewed now: its handler may run.
+/// A claim whose renewals are lost counts as renewed now, because its handler may run.
 pub(super) async fn settle(
     database: &mut SqliteConnection,
     of_database: &str,
@@ -40,7 +40,7 @@ pub(super) async fn settle(
     let inode = inode(Path::new(&path)).unwrap_or_default();
     let known: Option<(String, i64)> = sqlx::query_as(schema::LEASES_FILE).fetch_optional(&mut *database).await?;
     if known != Some((name, inode)) {
-        // An older file may have been put here: what it says of leases is out of date.
+        // The file may be an older one that was put here. Its leases are out of date.
         leases.execute(leases_schema::DELETE_ALL).await?;
         let name: String = sqlx::query_scalar(leases_schema::RENAME).fetch_one(&mut leases).await?;
         sqlx::query(schema::SET_LEASES_FILE).bind(name).bind(inode).execute(&mut *database).await?;
@@ -50,18 +50,19 @@ pub(super) async fn settle(
     leases.close().await
 }
 
-/// Creates the file before SQLite does, so that only those who can read the database can read it.
+/// Creates the file before SQLite does, so that only users who can read the database can read it.
 #[cfg(unix)]
 pub(super) fn create_like(database: &str, path: &str) {
     use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 
     let (database, path) = (Path::new(database), Path::new(path));
     let Ok(of_database) = std::fs::metadata(database) else { return };
-    // Never opens a file that is there: closing it again would take away the locks of every connection on it.
+    // An existing file is not opened: closing it would release the locks of all connections on it.
     let created = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     // If the file cannot be created, SQLite reports the reason.
     let Ok(file) = created else { return };
-    // Only root may give a file away. Others may give it to a group of theirs, so that the owner of the database can open it.
+    // Only root may give a file to another user. Other users may give it to one of their groups, so that the owner of
+    // the database can open it.
     if fchown(&file, Some(of_database.uid()), Some(of_database.gid())).is_err() {
         let _ = fchown(&file, None, Some(of_database.gid()));
     }

@@ -1,4 +1,4 @@
-//! The tables and statements of the file of leases. On its connections the database is `records`.
+//! The tables and statements of the file of leases. On its connections, the database is `records`.
 
 pub(super) const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS idempotency_leases (
@@ -21,20 +21,22 @@ INSERT OR IGNORE INTO idempotency_leases_file (id, name) VALUES (1, lower(hex(ra
 
 pub(super) const NAME: &str = "SELECT name FROM main.idempotency_leases_file";
 
-/// No connection to a file that was here before takes it for that one.
+/// Gives the file a new name, so that no connection takes it for an earlier file.
 pub(super) const RENAME: &str =
     "UPDATE main.idempotency_leases_file SET name = lower(hex(randomblob(16))) RETURNING name";
 
-/// Changes nothing, but is a write: on a file that cannot be written, all else succeeds where it changes nothing.
+/// Changes nothing, but is a write. On a file that cannot be written, other statements succeed if they change nothing.
 pub(super) const TOUCH: &str = "UPDATE main.idempotency_leases_file SET name = name";
 
 pub(super) const DELETE_ALL: &str = "DELETE FROM main.idempotency_leases";
 
-/// Whether this file has the name of the one that the database knows, and the number of that in the file system.
+/// Selects whether this file has the name of the file that the database knows, and the number of the known file in the
+/// file system.
 pub(super) const IS_CURRENT: &str = "SELECT own.name = known.name, known.inode \
      FROM main.idempotency_leases_file AS own, records.idempotency_leases_file AS known";
 
-// `main` is locked before the snapshot of `records` is taken: SQLite begins transactions in the order of its files.
+// `main` is locked before the snapshot of `records` is taken, because SQLite begins transactions in the order of its
+// files.
 pub(super) const RENEW: &str = "\
     INSERT INTO main.idempotency_leases (id, record, token, clock, renewals, lease, lease_until, expires_at, is_over) \
     SELECT r.lease_id, r.id, r.token, ?2, max(r.renewals, coalesce(l.renewals, 0)) + 1, renewal.lease, \
@@ -48,14 +50,15 @@ pub(super) const RENEW: &str = "\
     lease = excluded.lease, lease_until = excluded.lease_until, expires_at = excluded.expires_at WHERE is_over = 0 \
     RETURNING token";
 
-/// Ends leases after the renewals that were seen, for good with ?1. The clock of the renewals does not matter.
+/// Ends leases that have no more renewals than were seen. With ?1, they can no longer be renewed. The clock of the
+/// renewals does not matter.
 pub(super) const END: &str = "\
     INSERT INTO main.idempotency_leases (id, record, renewals, lease_until, is_over) \
     SELECT value ->> 'lease', value ->> 'record', value ->> 'renewals', 0, ?1 FROM json_each(?2) WHERE true \
     ON CONFLICT (id) DO UPDATE SET renewals = excluded.renewals, lease_until = 0, is_over = max(is_over, excluded.is_over) \
     WHERE renewals <= excluded.renewals RETURNING id";
 
-/// The columns of a renewal, as `schema::RENEWALS` of the database names them.
+/// The columns of a renewal, in the order in which the macro `renewals` of `schema` reads them.
 macro_rules! renewals {
     () => {
         "json_array(id, lease_until, expires_at, clock, renewals, lease)"
@@ -67,7 +70,7 @@ pub(super) const ONE: &str =
 
 pub(super) const ALL: &str = concat!("SELECT json_group_array(", renewals!(), ") FROM main.idempotency_leases");
 
-/// Leases that ?1 cannot compare, and that are not known to be over.
+/// Selects leases whose times the clock ?1 cannot compare, and that are not known to be over.
 pub(super) const OF_OTHER_CLOCKS: &str = "\
     SELECT r.lease_id, r.id, max(r.renewals, coalesce(l.renewals, 0)), coalesce(l.lease, r.lease) \
     FROM records.idempotency_records AS r \
@@ -75,7 +78,7 @@ pub(super) const OF_OTHER_CLOCKS: &str = "\
     WHERE r.state = 'claimed' AND r.clock <> ?1 AND r.lease_id IS NOT NULL \
     AND coalesce(l.clock, r.clock) <> ?1 AND coalesce(l.lease_until, r.lease_until) > 0";
 
-/// Of claims that have ended.
+/// Deletes the expired leases of claims that have ended.
 pub(super) const DELETE_EXPIRED: &str = "\
     DELETE FROM main.idempotency_leases AS l WHERE coalesce(lease_until, 0) <= ?1 AND NOT EXISTS (\
      SELECT 1 FROM records.idempotency_records AS r WHERE r.id = l.record AND r.lease_id = l.id AND r.state = 'claimed')";

@@ -1,4 +1,4 @@
-//! What is decided under the write lock of the database, with the leases that were renewed.
+//! The decisions that are made under the write lock of the database, with the renewed leases.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::store::sqlite::leases::{Leases, Renewals, Renewed};
 use crate::store::sqlite::schema;
 use crate::store::sqlite::watch::ClaimId;
 
-/// What each decision needs.
+/// The values that each decision needs.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) clock: Clock,
@@ -27,7 +27,7 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// The same, with a clock that shows this moment from now on.
+    /// Returns the same context with a clock that always shows this moment.
     pub(super) fn stopped(self) -> Self {
         Self { clock: self.clock.stopped(), ..self }
     }
@@ -40,7 +40,7 @@ impl Context<'_> {
 /// The decision on a claim.
 pub(super) struct Decided {
     pub(super) decision: Decision,
-    /// The key has no entry, or an expired one.
+    /// Whether the key has no entry, or an expired one.
     pub(super) is_fresh: bool,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Decided {
 pub(super) struct LeaseHolder {
     pub(super) claim: ClaimId,
     pub(super) renewals: Renewals,
-    /// It cannot be renewed any more.
+    /// Whether the claim can no longer be renewed.
     pub(super) is_over: bool,
 }
 
@@ -74,7 +74,7 @@ fn claim_id(row: &SqliteRow) -> ClaimId {
     ClaimId { lease: row.get("lease_id"), record: row.get("id"), renewals: row.get("renewals") }
 }
 
-/// The renewals of the claim of the key.
+/// Returns the renewals of the claim of the key.
 pub(super) async fn renewals_of(
     connection: &mut SqliteConnection,
     context: Context<'_>,
@@ -83,7 +83,7 @@ pub(super) async fn renewals_of(
     Ok(LeaseHolder::of(connection, context, key).await?.map_or_else(leases::none, |holder| holder.renewals))
 }
 
-/// The entry of the key, and its claim, except for the one with the number `id`.
+/// Returns the entry of the key, and its claim unless that has the number `id`.
 pub(super) async fn look(
     connection: &mut SqliteConnection,
     context: Context<'_>,
@@ -107,8 +107,8 @@ pub(super) async fn look(
     Err(changing().into())
 }
 
-/// What becomes of a claim. `id` is its own number: an earlier try of the same write may have made it. What it takes over
-/// cannot be renewed any more.
+/// Decides on a claim. `id` is the number of the claim itself, which an earlier try of the same write may have made. A
+/// claim that is taken over can no longer be renewed.
 pub(super) async fn decide_claim(
     connection: &mut SqliteConnection,
     context: Context<'_>,
@@ -121,7 +121,8 @@ pub(super) async fn decide_claim(
         let is_over = holder.as_ref().is_some_and(|holder| holder.is_over);
         let is_fresh = state.is_none();
         let decision = match decide(state, request) {
-            // Another claim has fenced its lease and did not take it over. The holder of the token needs a new one.
+            // Another claim has fenced the lease of this claim, but did not take it over. The holder of the token needs
+            // a new lease.
             Decision::Answer(Claim::Acquired { attempt }) if is_over => {
                 return Ok(Decided { decision: Decision::Take { attempt }, is_fresh });
             }
@@ -130,7 +131,7 @@ pub(super) async fn decide_claim(
         if let (Decision::Take { .. }, Some(LeaseHolder { claim, .. })) = (&decision, holder)
             && !context.leases.fence(&[claim]).await?.contains(&claim.lease)
         {
-            // It was renewed meanwhile.
+            // The lease was renewed meanwhile.
             continue;
         }
         return Ok(Decided { decision, is_fresh });
@@ -138,14 +139,14 @@ pub(super) async fn decide_claim(
     Err(changing().into())
 }
 
-/// How often a row is read at most. It is read again if its lease was renewed after it was read.
+/// The largest number of times that a row is read. It is read again if its lease was renewed after it was read.
 pub(super) const MOST_LOOKS: usize = 3;
 
 pub(super) fn changing() -> StoreError {
-    StoreError::busy("the lease of the claim was renewed at each of three looks")
+    StoreError::busy("the lease of the claim was renewed during each of three tries")
 }
 
-/// Deletes a batch of what has expired, and says how many.
+/// Deletes a batch of expired entries. Returns how many.
 pub(super) async fn delete_expired(connection: &mut SqliteConnection, context: Context<'_>) -> Result<usize, Failure> {
     let context = context.stopped();
     let deleted = schema::at(context.now(), schema::DELETE_EXPIRED).execute(&mut *connection).await?.rows_affected();

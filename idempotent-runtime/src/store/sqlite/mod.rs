@@ -2,22 +2,23 @@
 //!
 //! # Why sqlx
 //!
-//! A program can link `sqlite3` only once. Applications that keep their own data in SQLite mostly use sqlx, and
-//! rusqlite beside it would fight over `links = "sqlite3"` at every update of either. And a handler whose own writes
-//! shall commit together with its record needs its transaction to be of the type that its own queries take.
+//! A program can link `sqlite3` only once. Applications that keep their own data in SQLite mostly use sqlx. With
+//! rusqlite beside it, each update of either would cause a conflict over `links = "sqlite3"`. If a handler's own writes
+//! must commit together with its record, its transaction must have the type that its own queries take.
 //!
 //! # How it writes
 //!
-//! One thread owns the only connection that writes. It takes the write lock (`BEGIN IMMEDIATE`), applies everything
-//! that has queued up meanwhile, commits once, and only then answers: a commit costs one `fsync` however many requests
-//! share it. The thread has a runtime of its own, so that a store works for every runtime of the process and ends with
-//! its last handle. What changes nothing (a replay, a duplicate in flight) is answered by a reader and never waits for
-//! the writer.
+//! One thread owns the only connection that writes. It takes the write lock (`BEGIN IMMEDIATE`), applies all writes
+//! that were queued meanwhile, commits once, and only then answers. So a commit costs one `fsync` however many requests
+//! share it. The thread has a runtime of its own, so a store works for every runtime of the process and ends with its
+//! last handle. A reader answers calls that change nothing (a replay, a duplicate in flight). They never wait for the
+//! writer.
 //!
-//! Leases are renewed in a second file, which no handler's transaction locks: `leases`.
+//! Leases are renewed in a second file, which no handler's transaction locks: see `leases`.
 //!
-//! The statements decide about leases and expiry by a clock that does not follow when the machine's is set: `clock`. The
-//! lease of a process that has another clock ends when it was not renewed for as long as it lasts: `watch`.
+//! The statements decide about leases and expiry by a clock that does not follow changes of the machine's clock: see
+//! `clock`. The lease of a process with another clock ends when it was not renewed for as long as it lasts: see
+//! `watch`.
 
 pub(crate) mod batch;
 pub(crate) mod bound;

@@ -1,4 +1,4 @@
-//! Opening the file: options and schema.
+//! The opening of the file: options and schema.
 
 use std::fs;
 use std::io;
@@ -20,12 +20,12 @@ use crate::store::sqlite::leases_file;
 use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::tables;
 
-/// Collects the options of a [`SqliteStore`](crate::store::SqliteStore).
+/// The options of a [`SqliteStore`](crate::store::SqliteStore).
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct SqliteStoreBuilder {
     path: PathBuf,
-    /// What was given, if that is no path.
+    /// The given text, if it is not a path of a file.
     pub(super) no_path: Option<PathBuf>,
     synchronous: SqliteSynchronous,
     max_bytes: Option<u64>,
@@ -38,23 +38,23 @@ pub struct SqliteStoreBuilder {
     pub(super) clock: Option<Clock>,
 }
 
-/// What the store waits for before it answers.
+/// The durability that a write must have before the store answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SqliteSynchronous {
-    /// The disk has the data: a sent response survives a loss of power.
+    /// The disk has the data, so a sent response survives a loss of power.
     #[default]
     Full,
-    /// The operating system has the data: a sent response survives a crash of the process. A loss of power can lose the last
-    /// moments, and then a retry runs again.
+    /// The operating system has the data, so a sent response survives a crash of the process. A loss of power can lose
+    /// the last moments, and then a retry runs the handler again.
     Normal,
 }
 
 impl SqliteStoreBuilder {
     pub(super) fn new(path: &Path) -> Self {
         Self {
-            // Readers open later, when the program may have changed its folder; and SQLite gives a meaning of its own
-            // to relative names such as `:memory:` and `file:…`.
+            // The path is made absolute, because readers open later, when the program may have changed its folder.
+            // SQLite also gives a special meaning to relative names such as `:memory:` and `file:…`.
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             no_path: (!is_path(path)).then(|| path.to_owned()),
             synchronous: SqliteSynchronous::Full,
@@ -69,47 +69,49 @@ impl SqliteStoreBuilder {
         }
     }
 
-    /// What the store waits for before it answers; [`SqliteSynchronous::Full`] by default.
+    /// Sets the durability that a write must have before the store answers. The default is [`SqliteSynchronous::Full`].
     pub fn synchronous(mut self, synchronous: SqliteSynchronous) -> Self {
         self.synchronous = synchronous;
         self
     }
 
-    /// The bytes that the content of the file can take before new claims are rejected, including other tables in it; no bound
-    /// by default.
+    /// Sets the bytes that the content of the file can take before new claims are rejected, including other tables in
+    /// it. The default is no limit.
     ///
-    /// A live entry is never evicted, and the record of a granted claim is always accepted. So the responses of the requests
-    /// in flight can exceed the bound.
+    /// A live entry is never evicted, and the record of a granted claim is always accepted. So the responses of the
+    /// requests in flight can exceed the limit.
     ///
-    /// One caller takes at most its [share](Self::max_bytes_per_caller). All processes that share the file should have the same
-    /// bounds: what a process without a bound writes counts for no caller.
+    /// One caller takes at most its [share](Self::max_bytes_per_caller). All processes that share the file should have
+    /// the same limits, because the rows that a process without a limit writes count for no caller.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// The bytes that the rows of one caller can take, in all scopes together; half of [`max_bytes`](Self::max_bytes) by default. Without
-    /// `max_bytes` it has no effect.
+    /// Sets the bytes that the rows of one caller can take, in all scopes together. The default is half of
+    /// [`max_bytes`](Self::max_bytes). Without `max_bytes` it has no effect.
     ///
-    /// A caller that has used them up gets 503 for new keys, until some of its rows have expired. Its records are replayed, and other
-    /// callers are served. The record of a granted claim is always accepted. A row counts for about what it takes in the file.
+    /// A caller that has used up its bytes gets 503 for new keys, until some of its rows have expired. Its records are
+    /// still replayed, and other callers are served. The record of a granted claim is always accepted. A row counts for
+    /// about the bytes that it takes in the file.
     ///
-    /// Where no caller is named, the credentials of the request count as the caller: see [`Owner`](crate::store::Owner). A client that
-    /// can vary its credentials, such as by another cookie, has as many shares. All requests that have neither are one caller.
+    /// If no caller is named, the credentials of the request count as the caller: see [`Owner`](crate::store::Owner). A
+    /// client that can vary its credentials, for example by another cookie, has as many shares. All requests with
+    /// neither a caller nor credentials count as one caller.
     pub fn max_bytes_per_caller(mut self, bytes: u64) -> Self {
         self.max_bytes_per_caller = Some(bytes);
         self
     }
 
-    /// How long expired rows can stay if the store is not used; 5 seconds by default.
+    /// Sets the time for which expired rows can stay if the store is not used. The default is 5 seconds.
     pub fn delete_expired_every(mut self, interval: Duration) -> Self {
         self.deletion_interval = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// How long a write waits for another process that writes to the same file; 5 seconds by default.
+    /// Sets the time that a write waits for another process that writes to the same file. The default is 5 seconds.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
-        // The limit of SQLite's own type.
+        // SQLite's own type has this limit.
         self.busy_timeout = timeout.min(Duration::from_millis(i32::MAX as u64));
         self
     }
@@ -127,12 +129,13 @@ impl SqliteStoreBuilder {
         self.deletion_interval
     }
 
-    /// The connection that writes, on a file that has the tables.
+    /// Opens the connection that writes, on a file that has the tables.
     pub(super) async fn connect(&self) -> Result<(SqliteConnection, Opened), SqliteOpenError> {
         let deadline = Deadline::after(self.busy_timeout);
         loop {
             match self.try_connect().await {
-                // SQLite does not wait for the lock that a change to WAL needs, as two processes that start together do.
+                // SQLite does not wait for the lock that a change to WAL needs. Two processes that start together both
+                // need it.
                 Err(Obstacle::Sqlite(error) | Obstacle::Leases(_, error))
                     if Cause::of(&error) == Cause::Locked && !deadline.is_over() =>
                 {
@@ -174,7 +177,8 @@ impl SqliteStoreBuilder {
         Ok((connection, Opened { synchronous, clock, leases, file: Arc::new(DatabaseFile::new(&database)) }))
     }
 
-    /// The path of the database and its clock. Dropping the connection half way rolls back.
+    /// Creates or updates the tables. Returns the path of the database and its clock. If the connection is dropped
+    /// halfway, SQLite rolls back.
     async fn migrate(&self, connection: &mut SqliteConnection) -> Result<(String, Clock), Obstacle> {
         connection.execute("BEGIN IMMEDIATE").await?;
         if sqlx::query(tables::EXISTS).fetch_optional(&mut *connection).await?.is_none() {
@@ -198,7 +202,8 @@ impl SqliteStoreBuilder {
         Ok((database, clock))
     }
 
-    /// Leases need not survive a loss of power: the processes that have them do not either.
+    /// Returns the options of the file of leases. Leases need not survive a loss of power, because the processes that
+    /// hold them do not survive it either.
     fn leases_options(&self, path: &str) -> SqliteConnectOptions {
         let options = self.connect_options().filename(path).create_if_missing(false);
         options.synchronous(sqlx::sqlite::SqliteSynchronous::Normal).pragma("fullfsync", "OFF")
@@ -214,7 +219,7 @@ impl SqliteStoreBuilder {
             } else {
                 sqlx::sqlite::SqliteSynchronous::Normal
             })
-            // On macOS `fsync` alone leaves the data in the disk's own cache; elsewhere this does nothing.
+            // On macOS, `fsync` alone leaves the data in the disk's own cache. On other systems this does nothing.
             .pragma("fullfsync", if full { "ON" } else { "OFF" })
             // After a burst of large bodies, the log must shrink again.
             .pragma("journal_size_limit", "67108864")
@@ -259,7 +264,7 @@ impl SqliteStoreBuilder {
     }
 }
 
-/// What is known once the file is open.
+/// The values that are known after the file was opened.
 pub(super) struct Opened {
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
@@ -274,8 +279,8 @@ async fn execute_all(connection: &mut SqliteConnection, texts: [&'static str; 2]
     Ok(())
 }
 
-/// Whether this is no URL such as `sqlite://idempotency.db`, and no name of a database in memory: it would become the name of
-/// a file.
+/// Returns whether the text is neither a URL such as `sqlite://idempotency.db` nor a name of a database in memory. Such
+/// a text would become the name of a file.
 fn is_path(path: &Path) -> bool {
     let text = path.to_string_lossy();
     !(text.is_empty() || text == ":memory:" || ["sqlite:", "file:"].iter().any(|scheme| text.starts_with(scheme)))
@@ -283,7 +288,7 @@ fn is_path(path: &Path) -> bool {
 
 enum Obstacle {
     Sqlite(sqlx::Error),
-    /// The file of leases, by its path.
+    /// The file of leases at this path failed.
     Leases(PathBuf, sqlx::Error),
     NewerSchema(i64),
     NoVersion,
@@ -296,24 +301,25 @@ impl From<sqlx::Error> for Obstacle {
     }
 }
 
-/// Creates the file before SQLite does, for its owner alone: the files beside it get its rights.
+/// Creates the file before SQLite does, for its owner alone. The files beside it get its rights.
 #[cfg(unix)]
 fn create_private(path: &Path) {
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    // If the file cannot be created, SQLite reports the reason. An existing file is not opened, as below.
+    // If the file cannot be created, SQLite reports the reason. An existing file is not opened, for the reason given in
+    // `access`.
     let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
 }
 
 #[cfg(not(unix))]
 fn create_private(_: &Path) {}
 
-/// Why this process may not open the file, if that is the reason.
+/// Returns the error if this process lacks the right to open the file.
 fn access(path: &Path) -> Option<io::Error> {
-    // Never opens a database that is there: closing it again would take away the locks of every connection that this
-    // process has on it.
+    // An existing database is not opened: closing it would release the locks of all connections that this process has
+    // on it.
     let error = if path.exists() {
-        // Tells a missing right from, say, too many open files.
+        // This distinguishes a missing right from other causes, such as too many open files.
         path.parent().and_then(|folder| fs::read_dir(folder).err()).unwrap_or(io::ErrorKind::PermissionDenied.into())
     } else {
         match fs::OpenOptions::new().write(true).create_new(true).open(path) {

@@ -1,4 +1,4 @@
-//! Ends a claim as an operator says, under the write lock. Its lease is fenced first, as before a take-over.
+//! Ends a claim by an operator's decision, under the write lock. The lease is fenced first, as before a takeover.
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -16,7 +16,8 @@ use crate::store::sqlite::failure::Failure;
 use crate::store::sqlite::locked::{Context, MOST_LOOKS, changing, look};
 use crate::store::sqlite::writes::{Write, is_completed_by};
 
-// Both run under the write lock, after a look: the claim is still the one that was decided about.
+// Both statements run under the write lock after the claim was read, so it is still the claim that the decision is
+// about.
 const EXECUTED: &str = "UPDATE main.idempotency_records SET state = 'completed', token = ?3, lease_until = NULL, \
      expires_at = ?4, fingerprint = ?5, recorded_at = ?6, status = ?7, headers = ?8, body = ?9, counted_bytes = ?10 \
      WHERE key = ?1 AND token = ?2 AND state = 'claimed'";
@@ -65,16 +66,17 @@ impl Write for ResolveWrite {
         for _ in 0..MOST_LOOKS {
             let (state, holder) = look(connection, context, &self.key, None).await?;
             match state {
-                Some(StoredState::Claimed { token, leased: true, .. }) if token == self.token => {
-                    return Ok(Resolved::StillRunning);
+                Some(StoredState::Claimed(claim)) if claim.token == self.token => {
+                    if claim.leased {
+                        return Ok(Resolved::StillRunning);
+                    }
                 }
-                Some(StoredState::Claimed { token, .. }) if token == self.token => {}
                 _ => return self.recognise(connection, context.clock).await,
             }
             if let Some(holder) = holder
                 && !context.leases.fence(&[holder.claim]).await?.contains(&holder.claim.lease)
             {
-                // It was renewed meanwhile.
+                // The lease was renewed meanwhile.
                 continue;
             }
             self.end(connection, context.clock).await?;
@@ -92,7 +94,7 @@ impl Write for ResolveWrite {
 }
 
 impl ResolveWrite {
-    /// An earlier try may have taken effect although its answer was lost.
+    /// Checks whether an earlier try took effect although its answer was lost.
     async fn recognise(&self, connection: &mut SqliteConnection, clock: Clock) -> Result<Resolved, Failure> {
         let is_ours = match &self.resolution {
             Resolution::Executed { token, .. } => is_completed_by(connection, clock, &self.key, *token).await?,

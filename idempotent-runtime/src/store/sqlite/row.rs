@@ -1,4 +1,4 @@
-//! SQLite's rows.
+//! The rows of SQLite.
 
 use sqlx::sqlite::SqliteRow;
 

@@ -1,9 +1,9 @@
-//! Many writes of one kind in one statement: each statement is two changes of threads in sqlx, which take longer than its
-//! work.
+//! Many writes of one kind in one statement. Each statement needs two changes of threads in sqlx, which take longer
+//! than the statement itself.
 //!
-//! Such a statement covers the usual case only: a key without a row is claimed, a held claim is completed. If one of its rows is
-//! another case, each of its writes is applied again alone, in the same transaction and by the same clock. A write that had taken
-//! effect then finds its own token, and gives the same answer.
+//! Such a statement covers only the usual case: a key without a row is claimed, or a held claim is completed. If one of
+//! its rows is another case, each of its writes is applied again alone, in the same transaction and at the same time of
+//! the clock. A write that had taken effect then finds its own token, and gives the same answer.
 
 use std::sync::LazyLock;
 
@@ -16,7 +16,7 @@ pub(super) enum Kind {
     Complete,
 }
 
-/// The numbers of rows that have a prepared statement each, in falling order.
+/// The numbers of rows that have a prepared statement each, in descending order.
 pub(super) const SIZES: [usize; 4] = [64, 16, 4, 1];
 
 impl Kind {
@@ -34,7 +34,8 @@ impl Kind {
         &texts[size]
     }
 
-    /// The arguments of one row are adjacent, in the order of the columns that are named here.
+    /// Returns the statement. The arguments of one row are adjacent, in the order of the columns that the statement
+    /// names.
     fn text(self, rows: usize) -> String {
         let values = |row: &str| vec![row; rows].join(", ");
         match self {
@@ -43,7 +44,7 @@ impl Kind {
                  lease_id, clock, state, attempt) VALUES {} ON CONFLICT (key) DO NOTHING",
                 values("(?, ?, ?, ?, ?, ?, ?, ?, ?, 'claimed', 1)")
             ),
-            // The token is compared in the same statement: a holder whose claim went to a successor changes nothing.
+            // The token is compared in the same statement, so a holder that lost its claim changes nothing.
             Self::Complete => format!(
                 "WITH done (key, token, now, expires_at, fingerprint, recorded_at, status, headers, body, counted_bytes) \
                  AS (VALUES {}) \
@@ -58,7 +59,7 @@ impl Kind {
     }
 }
 
-/// Writes as many rows as one of [`SIZES`] says; false if not each of them is the usual case.
+/// Writes as many rows as one of [`SIZES`]. Returns false if a row is not the usual case.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     kind: Kind,

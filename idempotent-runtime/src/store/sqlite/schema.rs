@@ -1,4 +1,4 @@
-//! Every statement on the tables.
+//! The statements on the tables.
 
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments};
@@ -14,23 +14,24 @@ pub(super) const LEASES_FILE: &str = "SELECT name, inode FROM main.idempotency_l
 pub(super) const SET_LEASES_FILE: &str =
     "INSERT OR REPLACE INTO main.idempotency_leases_file (id, name, inode) VALUES (1, ?1, ?2)";
 
-/// A statement in which ?1 is now.
+/// Returns a statement in which ?1 is the current time.
 pub(super) fn at(now: i64, sql: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
     sqlx::query(sql).bind(now)
 }
 
-/// What never expires does so at the end of all times: the rows need no column more, and their index finds it.
+/// The expiry of an entry that never expires. With a latest possible time, the rows need no further column, and their
+/// index finds it.
 pub(super) const NEVER: i64 = i64::MAX;
 
-/// [`NEVER`], in a statement.
+/// The value of [`NEVER`] in a statement.
 macro_rules! never {
     () => {
         "9223372036854775807"
     };
 }
 
-// What holds of a claim `r` with its renewals `l`, which count unless the row has more of them. The times of another clock
-// cannot be compared with ?1: its lease lasts until it is known to be over.
+// These are conditions on a claim `r` with its renewals `l`. The renewals count unless the row has more of them. The
+// times of another clock cannot be compared with ?1, so a lease of another clock lasts until it is known to be over.
 
 macro_rules! lease_until {
     () => {
@@ -62,7 +63,7 @@ macro_rules! is_leased {
     };
 }
 
-/// A JSON list of [`Renewals`](crate::store::sqlite::leases::Renewals).
+/// A JSON list of [`Renewals`](crate::store::sqlite::leases::Renewals) as a table.
 macro_rules! renewals {
     ($list:literal) => {
         concat!(
@@ -80,7 +81,7 @@ macro_rules! on_claim {
     };
 }
 
-/// The rows that are alive, with the renewals in a list.
+/// The rows that have not expired, with the renewals in a list.
 macro_rules! alive_ids {
     ($list:literal, $condition:literal) => {
         concat!(
@@ -96,8 +97,8 @@ macro_rules! alive_ids {
     };
 }
 
-/// The columns of [`StoredState`](crate::store::claim_decision::StoredState) of the row of the key ?3, unless it has expired;
-/// with the renewals ?4 of the claim in it. `other_lease` is how long its lease lasts by another clock.
+/// Selects the columns of [`StoredState`](crate::store::claim_decision::StoredState) of the row of the key ?3 unless it
+/// has expired, with the renewals ?4 of its claim. `other_lease` is the length of the lease if another clock wrote it.
 pub(super) const EXISTING: &str = concat!(
     "SELECT r.id, r.state, r.fingerprint, r.token, r.attempt, ",
     is_leased!(),
@@ -115,11 +116,11 @@ pub(super) const EXISTING: &str = concat!(
     is_alive!()
 );
 
-/// The claim of a key, expired or not, and its holder.
+/// Selects the claim of a key, expired or not, and its holder.
 pub(super) const HOLDER: &str = "SELECT lease_id, id, renewals FROM main.idempotency_records \
      WHERE key = ?1 AND state = 'claimed' AND lease_id IS NOT NULL";
 
-/// Overwrites what [`crate::store::claim_decision::decide`] found expired or lapsed.
+/// Writes a claim. Overwrites an entry that [`crate::store::claim_decision::decide`] found expired or lapsed.
 pub(super) const CLAIM: &str = "\
     INSERT INTO main.idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, lease, lease_until, expires_at, \
     lease_id, clock, owner, counted_bytes) \
@@ -129,15 +130,16 @@ pub(super) const CLAIM: &str = "\
     lease_until = excluded.lease_until, expires_at = excluded.expires_at, lease_id = excluded.lease_id, \
     clock = excluded.clock, owner = excluded.owner, counted_bytes = excluded.counted_bytes, renewals = 0, recorded_at = NULL, status = NULL, headers = NULL, body = NULL";
 
-/// Starts all leases again with their full length: each process waits for that long by its own clock. The lost file had more
-/// renewals than the row tells: a number of them that a process has seen there must not come again.
+/// Starts all leases again with their full length, because each process waits for that time by its own clock. The lost
+/// file may have had more renewals than the row. A number of renewals that a process has seen in the lost file must not
+/// occur again.
 pub(super) const RENEW_ALL: &str = concat!(
     "UPDATE main.idempotency_records SET clock = 0, renewals = renewals + 1000000000, lease_until = 1, expires_at = CASE expires_at WHEN ",
     never!(),
     " THEN expires_at ELSE ?1 + claim_ttl END WHERE state = 'claimed'"
 );
 
-/// Renews the lease of the claim of ?4, in the row of the key ?3, for ?5. It has ?6 renewals then.
+/// Renews the lease of the token ?4, in the row of the key ?3, for ?5. Sets the number of renewals to ?6.
 pub(super) const RENEW: &str = concat!(
     "UPDATE main.idempotency_records SET clock = ?2, renewals = ?6, lease = ?5, \
      lease_until = CASE ?5 WHEN 0 THEN 0 ELSE ?1 + ?5 END, expires_at = CASE expires_at WHEN ",
@@ -146,26 +148,26 @@ pub(super) const RENEW: &str = concat!(
     alive_ids!("?7", "r.key = ?3 AND r.token = ?4 AND r.state = 'claimed'")
 );
 
-/// The claim was rejected as one of unknown outcome, and stays so.
+/// Keeps a claim forever, because a request was rejected for its unknown outcome and its retries must be rejected too.
 pub(super) const KEEP: &str = concat!(
     "UPDATE main.idempotency_records SET expires_at = ",
     never!(),
     " WHERE key = ?1 AND token = ?2 AND state = 'claimed'"
 );
 
-// In these the token is compared in the same statement: a holder whose claim went to a successor changes nothing.
+// These statements compare the token themselves, so a holder that lost its claim changes nothing.
 pub(super) const COMPLETE: &str = concat!(
     "UPDATE main.idempotency_records SET state = 'completed', lease_until = NULL, expires_at = ?5, fingerprint = ?6, \
      recorded_at = ?7, status = ?8, headers = ?9, body = ?10, counted_bytes = ?12 WHERE ",
     alive_ids!("?11", "r.key = ?3 AND r.token = ?4 AND r.state = 'claimed'")
 );
 
-/// The record of the key ?2 expires at ?3.
+/// Sets the expiry of the record of the key ?2 to ?3.
 pub(super) const EXTEND: &str =
     "UPDATE main.idempotency_records SET expires_at = ?3 WHERE key = ?2 AND state = 'completed' AND expires_at > ?1";
 
-/// The record of a claim in a transaction: there is no row yet, or an expired record. With an attempt ?10, it replaces the
-/// existing row.
+/// Writes the record of a claim in a transaction if the key has no row, or an expired record. With an attempt ?10, it
+/// replaces the existing row.
 pub(super) const RECORD: &str = "\
     INSERT INTO main.idempotency_records AS r (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
     status, headers, body, owner, counted_bytes) \
@@ -180,7 +182,7 @@ pub(super) const RELEASE: &str = concat!(
     alive_ids!("?5", "r.key = ?3 AND r.token = ?4 AND r.state = 'claimed'")
 );
 
-/// Whether ?3 has completed the key ?2 before.
+/// Selects whether the token ?3 has completed the key ?2.
 pub(super) const COMPLETED_BY: &str =
     "SELECT 1 FROM main.idempotency_records WHERE key = ?2 AND token = ?3 AND state = 'completed' AND expires_at > ?1";
 
@@ -188,23 +190,23 @@ pub(super) const PURGE: &str = "DELETE FROM main.idempotency_records WHERE key =
 
 pub(super) const ANY_EXPIRED: &str = "SELECT 1 FROM main.idempotency_records WHERE expires_at <= ?1 LIMIT 1";
 
-/// At most 512 rows, and no more than one after 4 MiB of bodies: freeing a body walks all its pages. Claims go by themselves:
-/// they may have been renewed.
+/// Deletes at most 512 expired records, and at most one more after 4 MiB of bodies, because freeing a body reads all
+/// its pages. Claims are deleted by another statement, because they may have been renewed.
 pub(super) const DELETE_EXPIRED: &str = "\
     DELETE FROM main.idempotency_records WHERE id IN (SELECT id FROM (SELECT id, sum(bytes) OVER (\
     ORDER BY expires_at, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before \
     FROM (SELECT id, expires_at, coalesce(length(body), 0) AS bytes FROM main.idempotency_records WHERE expires_at <= ?1 \
     AND state <> 'claimed' ORDER BY expires_at, id LIMIT 512)) WHERE coalesce(bytes_before, 0) < 4194304)";
 
-/// Whether a claim may have expired.
+/// Selects whether a claim may have expired.
 pub(super) const ANY_EXPIRED_CLAIM: &str =
     "SELECT 1 FROM main.idempotency_records WHERE state = 'claimed' AND expires_at <= ?1 LIMIT 1";
 
-/// The claims that have expired, as far as their rows tell.
+/// Selects the claims that have expired, as far as their rows show.
 pub(super) const EXPIRED_CLAIMS: &str = "SELECT lease_id, id, renewals FROM main.idempotency_records \
      WHERE state = 'claimed' AND expires_at <= ?1 AND (clock = ?2 OR lease_until = 0) LIMIT 512";
 
-/// Those rows of them that were renewed by ?2 get what that says.
+/// Copies the renewals ?2 to the rows of claims that would otherwise count as expired.
 pub(super) const CATCH_UP: &str = concat!(
     "UPDATE main.idempotency_records AS r SET expires_at = max(r.expires_at, coalesce(l.expires_at, 0)), \
      lease_until = coalesce(l.lease_until, r.lease_until), clock = coalesce(l.clock, r.clock), renewals = l.renewals, \
@@ -215,7 +217,7 @@ pub(super) const CATCH_UP: &str = concat!(
 
 pub(super) const DELETE: &str = "DELETE FROM main.idempotency_records WHERE id IN (SELECT value FROM json_each(?1))";
 
-/// Rows with the renewals of their claims, on a connection to the file of leases.
+/// The rows with the renewals of their claims, on a connection to the file of leases.
 macro_rules! with_leases {
     () => {
         with_leases!("")
@@ -231,7 +233,7 @@ macro_rules! on_leases {
     };
 }
 
-/// The unknown outcomes by scope, ?3 at most.
+/// Counts the unknown outcomes by scope, at most ?3.
 pub(super) const UNKNOWN_OUTCOMES: &str = concat!(
     "SELECT substr(key, 1, instr(key, '/') - 1) AS scope, count(*) AS count FROM (SELECT key FROM ",
     with_leases!(),
@@ -242,11 +244,12 @@ pub(super) const UNKNOWN_OUTCOMES: &str = concat!(
     " LIMIT ?3) GROUP BY scope"
 );
 
-/// What the file's content takes, without its free pages.
+/// Selects the bytes of the file's content, without its free pages.
 pub(super) const USED_BYTES: &str = "SELECT (page_count - freelist_count) * page_size \
      FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
 
-// The times of another clock are near to those of ours where neither was set. Its lease lasts for as long again, at most.
+// The times of another clock are close to ours if neither clock was set. A lease of another clock lasts for its full
+// length again at most.
 macro_rules! entry {
     ($from:expr, $rest:literal) => {
         concat!(
@@ -271,7 +274,7 @@ pub(super) const ENTRY: &str = entry!(with_leases!(), " AND key = ?3");
 
 pub(super) const LIST: &str = entry!(with_leases!(), " AND key > ?3 ORDER BY key LIMIT ?4");
 
-/// The claims. Their index is named, or SQLite would look through all keys for their order.
+/// Selects the claims. The statement names their index. Otherwise SQLite would read all keys to get their order.
 pub(super) const CLAIMS: &str = entry!(
     with_leases!("INDEXED BY idempotency_records_claimed "),
     " AND r.state = 'claimed' AND key > ?3 ORDER BY key LIMIT ?4"

@@ -1,5 +1,5 @@
-//! What a handler can leave behind on the connection of transactions beside rows: settings (`PRAGMA`), temporary tables, and
-//! databases that it has attached. A rollback undoes none of the settings.
+//! The state that a handler can leave behind on the connection of transactions, beside rows: settings (`PRAGMA`),
+//! temporary tables, and attached databases. A rollback does not undo the settings.
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -17,7 +17,7 @@ FROM pragma_query_only, pragma_foreign_keys, pragma_ignore_check_constraints, pr
     pragma_short_column_names, pragma_synchronous, pragma_locking_mode, pragma_secure_delete, pragma_temp_store,
     pragma_cache_size, pragma_cache_spill, pragma_max_page_count, pragma_busy_timeout";
 
-/// To be compared with what it was.
+/// Returns the settings as a text that can be compared with an earlier one.
 pub(super) async fn of(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
     sqlx::query_scalar(SETTINGS).fetch_one(connection).await
 }

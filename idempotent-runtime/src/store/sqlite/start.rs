@@ -13,7 +13,7 @@ use crate::store::sqlite::writer::{Others, Writer};
 const READERS: usize = 4;
 
 impl SqliteStoreBuilder {
-    /// Opens the file, and creates it if it is not there.
+    /// Opens the file, and creates it if it does not exist.
     ///
     /// # Errors
     ///
@@ -44,7 +44,7 @@ impl SqliteStoreBuilder {
 }
 
 impl SqliteStore {
-    /// Opens the file with the default options, and creates it if it is not there.
+    /// Opens the file with the default options, and creates it if it does not exist.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl SqliteStore {
         Self::builder(path).open().await
     }
 
-    /// A store in this file, with options to follow.
+    /// Returns a builder for a store in this file.
     pub fn builder(path: impl AsRef<Path>) -> SqliteStoreBuilder {
         SqliteStoreBuilder::new(path.as_ref())
     }

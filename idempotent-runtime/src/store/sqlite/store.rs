@@ -1,4 +1,4 @@
-//! The store itself.
+//! The SQLite store.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -40,17 +40,17 @@ use crate::store::sqlite::writes::{
 };
 use crate::transaction::transactions::Transactions;
 
-/// Keeps claims and records in a SQLite file, which may be the application's own database.
+/// A store that keeps claims and records in a SQLite file, which may be the application's own database.
 ///
 /// A record is on the disk before its response is sent ([`SqliteSynchronous::Full`]). Several processes of one machine can
 /// share the file. Put it on a local disk, because SQLite's write-ahead log does not work over a network.
 ///
 /// # Files
 ///
-/// Leases are renewed in a second file, `<path>-leases`. So no transaction keeps another process from renewing, however long it
-/// holds the write lock of the first file. The second file has no keys and no records, and needs no backup: if it is deleted
-/// or replaced, the store makes a new one, and all leases start again. While another program holds its lock, leases are
-/// renewed in the first file.
+/// Leases are renewed in a second file, `<path>-leases`. So no transaction keeps another process from renewing, however
+/// long it holds the write lock of the first file. The second file has no keys and no records, and needs no backup. If
+/// it is deleted or replaced, the store makes a new one, and all leases start again. While another program holds the
+/// lock of the second file, leases are renewed in the first file.
 ///
 /// If the first file is moved, deleted or replaced while a process has it open, that process logs an ERROR and rejects
 /// requests with 503 until the file is put back or the process is restarted.
@@ -60,23 +60,23 @@ use crate::transaction::transactions::Transactions;
 ///
 /// # Clocks
 ///
-/// On Linux all processes of one boot share one clock: the uptime of the machine, from the first opening in each boot.
+/// On Linux, all processes of one boot share one clock: the uptime of the machine, from the first opening in each boot.
 /// Changing the system clock has no effect on leases. A process that cannot read the boot's id (in
-/// `/proc/sys/kernel/random/boot_id`) has a clock of its own, and so has each process on other systems.
+/// `/proc/sys/kernel/random/boot_id`) has a clock of its own. On other systems, each process has its own clock.
 ///
-/// A process never compares the times of a lease that another clock wrote, such as after a reboot. It takes the claim over
-/// when it has seen no renewal for a whole lease since it was opened, or since it first saw the claim. So a retry after a
-/// crash can wait for one lease longer.
+/// A process never compares the times of a lease that another clock wrote, for example before a reboot. It takes the
+/// claim over when it has seen no renewal for a whole lease since it was opened, or since it first saw the claim. So a
+/// retry after a crash can wait for one lease longer.
 ///
-/// Whether a record has expired is decided by the clock of the process that looks. Each clock starts with the time of the
-/// system clock. If that is an hour ahead when a clock starts, records of other clocks expire an hour early, and a retry in
-/// that hour runs again. If it is behind, they expire late.
+/// The clock of the reading process decides whether a record has expired. Each clock starts with the time of the system
+/// clock. If the system clock is an hour ahead when a clock starts, records of other clocks expire an hour early, and a
+/// retry in that hour runs the handler again. If it is behind, they expire late.
 ///
 /// # Tables
 ///
-/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clocks`, `idempotency_owners` and
-/// `idempotency_leases_file`. The store deletes expired rows in small batches between its writes. A clone is cheap and shares
-/// everything; the connections close when the last clone is dropped.
+/// The tables are `idempotency_records`, readable by a person, `idempotency_schema`, `idempotency_clocks`,
+/// `idempotency_owners` and `idempotency_leases_file`. The store deletes expired rows in small batches between its
+/// writes. A clone is cheap and shares everything. The connections close when the last clone is dropped.
 ///
 /// # Examples
 ///
@@ -101,7 +101,7 @@ pub struct SqliteStore(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) options: SqliteStoreBuilder,
-    /// As SQLite reports it.
+    /// The durability that SQLite reports.
     pub(super) synchronous: SqliteSynchronous,
     pub(super) clock: Clock,
     pub(super) file: Arc<DatabaseFile>,
@@ -109,7 +109,8 @@ pub(super) struct Inner {
     pub(super) leases: Arc<Leases>,
     pub(super) transactions: HandlerTransactions,
     pub(super) writer: Writer,
-    /// Of this process alone: what it sends comes to the file in order, so that no other one can have a claim of theirs.
+    /// The tokens that this process has released. Other processes need not know them, because the calls of this process
+    /// reach the file in order.
     pub(super) given_back: Arc<RememberedTokens>,
 }
 
@@ -120,18 +121,18 @@ impl Inner {
 }
 
 impl SqliteStore {
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         self.0.options.path()
     }
 
-    /// What the writing connection waits for before it answers, as SQLite itself reports it.
+    /// Returns the durability that the writing connection waits for, as SQLite itself reports it.
     pub fn synchronous(&self) -> SqliteSynchronous {
         self.0.synchronous
     }
 
-    /// The state of the key, with the renewals of its lease. `None` for a claim that has expired by its row alone: to read its
-    /// renewals takes the write lock.
+    /// Returns the state of the key, with the renewals of its lease. Returns `None` for a claim that has expired by its
+    /// row alone, because reading its renewals needs the write lock.
     pub(super) async fn existing(&self, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
         self.0.file.check()?;
         match self.try_existing(key).await {
@@ -148,7 +149,7 @@ impl SqliteStore {
         let row = self.0.clock.statement(schema::EXISTING).bind(key.as_str()).bind(leases::none());
         let row = row.fetch_optional(reader.connection()).await.map_err(store_error)?;
         let mut state = row.as_ref().map(StoredState::from_row).transpose()?;
-        if matches!(state, Some(StoredState::Claimed { .. })) {
+        if matches!(state, Some(StoredState::Claimed(_))) {
             let looked = look(reader.connection(), self.0.context(), key, None).await;
             (state, _) = looked.map_err(Failure::into_error)?;
         }
@@ -156,7 +157,7 @@ impl SqliteStore {
         Ok(state)
     }
 
-    /// A connection on which the database is `records` and the leases are `main`.
+    /// Returns a connection on which the database is `records` and the file of leases is `main`.
     async fn look(&self) -> Result<Acquired<'_>, StoreError> {
         match self.0.leases.look().await {
             Err(error) if leases::is_lost(&error) => {
@@ -167,17 +168,17 @@ impl SqliteStore {
         }
     }
 
-    /// The tokens whose leases were renewed.
+    /// Renews leases. Returns the tokens of the renewed leases.
     async fn renewed(&self, renewals: &[Renewal]) -> Result<HashSet<String>, StoreError> {
         let (store, renewals) = (self.clone(), renewals.to_vec());
         let renewing = async move {
             match store.0.leases.renew(&renewals).await {
-                // Another process must not find a lease over because of that.
+                // Another process must not find a lease expired because the file of leases failed.
                 Err(_) => store.0.writer.submit(RenewWrite(renewals)).await,
                 renewed => renewed,
             }
         };
-        // The file of leases has one connection that writes. A caller whose future is not polled must not keep it from others.
+        // The file of leases has one connection that writes. A caller whose future is not polled must not block it.
         match Handle::try_current() {
             Ok(runtime) => runtime.spawn(renewing).await.map_err(StoreError::unavailable)?,
             Err(_) => renewing.await,
@@ -186,9 +187,9 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
-    /// A page of what the statement finds, in the order of the keys.
+    /// Returns a page of the rows that the statement finds, in the order of the keys.
     async fn page(&self, statement: &'static str, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        // One more than asked for tells whether there is a next page.
+        // One row more than `limit` shows that there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
         let mut look = self.look().await?;
@@ -210,11 +211,12 @@ impl fmt::Debug for SqliteStore {
 
 impl Store for SqliteStore {
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
-        // The write would wait for the end of the handler's transaction, which may last longer than a store may take.
+        // The write would wait for the end of the handler's transaction, which may last longer than a call may take.
         if let Some(fingerprint) = self.0.transactions.running().fingerprint(key) {
             return Ok(Claim::InFlight { fingerprint });
         }
-        // A claim of its own may need a new lease, and what is rejected may have to be kept: both need the lock.
+        // A request that already has the claim may need a new lease, and a lapsed claim may have to be kept forever.
+        // Both need the lock.
         if let Decision::Answer(claim) = decide(self.existing(key).await?, &request)
             && !matches!(claim, Claim::Acquired { .. } | Claim::Lapsed { .. })
         {

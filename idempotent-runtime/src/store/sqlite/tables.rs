@@ -1,20 +1,22 @@
-//! The tables, and how those of an older version become those of this one.
+//! The tables, and the conversion of the tables of an older version.
 
-/// What this version reads and writes.
+/// The version that this library reads and writes.
 pub(super) const VERSION: i64 = 2;
 
-/// Whether this file has been opened by a store before.
+/// Selects whether a store has opened this file before.
 pub(super) const EXISTS: &str = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'idempotency_schema'";
 
 pub(super) const STORED_VERSION: &str = "SELECT version FROM idempotency_schema";
 
-/// Changes nothing, but is a write: on a file that cannot be written, `BEGIN IMMEDIATE` alone succeeds.
+/// Changes nothing, but is a write. On a file that cannot be written, `BEGIN IMMEDIATE` alone succeeds.
 pub(super) const TOUCH: &str = "UPDATE idempotency_schema SET version = version";
 
-// A table of its own for the version, since `PRAGMA user_version` belongs to the application if the file is its database.
+// The version has a table of its own, because `PRAGMA user_version` belongs to the application if the file is its
+// database.
 //
-// `id` names a damaged row without telling its key. The table has row ids, since rows hold whole bodies: without them
-// they would stand in the inner pages of the tree. The body is last, or reading any column after it would walk it.
+// `id` names a damaged row without revealing its key. The table has row ids because rows contain whole bodies: without
+// row ids, bodies would be in the inner pages of the tree. The body is the last column, because reading a column after
+// it would read the whole body.
 pub(super) const CREATE: [&str; 2] = [TABLES, OWNERS];
 
 const TABLES: &str = "
@@ -57,7 +59,7 @@ CREATE INDEX idempotency_records_claimed ON idempotency_records (expires_at, clo
 INSERT INTO idempotency_schema (id, version) VALUES (1, 2);
 ";
 
-/// From version 1. Rows that are there count for no client.
+/// Converts version 1. Existing rows count for no client.
 pub(super) const FROM_1: [&str; 2] = [ADD_OWNERS, OWNERS];
 
 const ADD_OWNERS: &str = "
@@ -66,7 +68,8 @@ ALTER TABLE idempotency_records ADD COLUMN counted_bytes INTEGER NOT NULL DEFAUL
 UPDATE idempotency_schema SET version = 2;
 ";
 
-// Triggers, so that no statement forgets it; those of a row without an owner do nothing. They do not look at the body.
+// Triggers do the counting, so that no statement can forget it. They do nothing for a row without an owner. They do not
+// read the body.
 const OWNERS: &str = "
 CREATE TABLE idempotency_owners (
     owner BLOB PRIMARY KEY,

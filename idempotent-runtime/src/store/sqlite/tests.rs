@@ -1,4 +1,4 @@
-//! What only shows from inside: a disk that is full, a claim whose caller has gone, and processes with clocks of their own.
+//! Tests from inside: a full disk, a claim whose caller has gone, and processes with clocks of their own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,7 +86,7 @@ async fn a_full_disk_is_said_when_the_file_is_made() {
     assert!(error.to_string().starts_with(&format!("no space is left for `{}`", path.display())), "{error}");
 }
 
-/// The claim waits behind another process's lock until its caller gives up: no handler would ever complete or release it.
+/// The claim waits for another process's lock until its caller stops waiting. No handler would complete or release it.
 #[tokio::test]
 async fn a_claim_whose_caller_has_gone_is_not_made() {
     let (_folder, path) = file();
@@ -108,7 +108,7 @@ async fn a_claim_whose_caller_has_gone_is_not_made() {
 const LEASE: Duration = Duration::from_millis(300);
 const HOUR: i64 = 60 * 60 * 1000;
 
-/// As a process that cannot learn what its boot is, and whose wall clock is ahead by so much.
+/// Opens the file like a process that cannot learn its boot and whose wall clock is ahead by `ahead`.
 async fn open_by_other_clock(path: &Path, ahead: i64) -> SqliteStore {
     let mut builder = SqliteStore::builder(path).delete_expired_every(Duration::from_millis(20));
     builder.clock = Some(Clock::alone().ahead(ahead));
@@ -147,15 +147,15 @@ async fn renewed_lease_is_never_taken_over_by_another_clock() {
             assert!(other.unknown_outcomes().await.unwrap().is_empty());
             assert_eq!(other.delete_expired().await.unwrap(), 0);
         }
-        // Two hours: when it expires is decided by each clock, an hour early by one that is ahead.
+        // The ttl is two hours: each clock decides about the expiry, and a clock that is ahead is an hour early.
         assert_eq!(holder.complete(&rerun, first.token, record(Vec::new()), 2 * TTL).await.unwrap(), Held::Yes);
         assert_eq!(other.claim(&rerun, claim_request()).await.unwrap(), Claim::Completed(record(Vec::new())));
         assert_eq!(holder.release(&reject, at_most_once.token).await.unwrap(), Held::Yes);
     }
 }
 
-/// The renewals in the lost file count no more. Another clock, which has seen the second one there, must not take the second one
-/// of the new file for it.
+/// The renewals in the lost file no longer count. Another clock has seen the second renewal there, and must not take
+/// the second renewal of the new file for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewals_after_a_lost_file_are_not_taken_for_those_before() {
     let (_folder, path) = file();
@@ -202,7 +202,7 @@ async fn lease_not_renewed_is_taken_over_by_another_clock() {
         assert_eq!(lease_left(&other, &rerun).await.map(|left| left > LEASE), Some(false));
         assert_eq!(holder.renew(&rerun, dead.token, LEASE).await.unwrap(), Held::No);
 
-        // Without a retry, too, and for all clocks: an operator's program ends long before it could see that itself.
+        // The lapse is recorded without a retry, for all clocks. An operator's program ends too early to detect it.
         let third = open_by_other_clock(&path, 0).await;
         while lease_left(&third, &reject).await.is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -22,7 +22,7 @@ use crate::transaction::slot::{ClaimInTransaction, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording, TxClaimRequest};
 
 impl Holder for SqliteStore {
-    /// In this process: nothing tells what a transaction of another one is about.
+    /// Checks only this process, because SQLite does not show the keys of other processes' transactions.
     fn holds<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move { Ok(self.0.transactions.running.fingerprint(key).is_some()) })
     }
@@ -33,7 +33,7 @@ impl Holder for SqliteStore {
 }
 
 impl TransactionalStore<Sqlite> for SqliteStore {
-    /// SQLite's transactions are serializable, whatever is asked for.
+    /// Begins a transaction. SQLite's transactions are serializable, whatever isolation is requested.
     fn begin(&self, _: Option<Isolation>) -> BoxFuture<'_, Result<Open<Sqlite>, StoreError>> {
         Box::pin(async {
             self.0.file.check()?;
@@ -51,7 +51,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
             if let Some(fingerprint) = transactions.running.fingerprint(key) {
                 return in_flight(fingerprint);
             }
-            // As without a transaction: an expired lease is decided under the lock.
+            // An expired lease is decided under the lock, as without a transaction.
             if let Decision::Answer(claim) = decide(self.existing(key).await?, &request)
                 && !matches!(claim, Claim::Lapsed { .. })
             {
@@ -62,7 +62,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
                 Err(fingerprint) => return in_flight(fingerprint),
             };
             let mut open = transactions.begin().await?;
-            // Again, under the write lock: another process may have recorded meanwhile.
+            // The decision is made again under the write lock, because another process may have recorded meanwhile.
             let context = self.0.context();
             let decided = decide_claim(&mut open, context, key, &request, None).await;
             let Decided { decision, is_fresh } = decided.map_err(Failure::into_error)?;
@@ -103,7 +103,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
 
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            // The write lock is free when the other transaction has ended.
+            // The write lock becomes free when the other transaction has ended.
             let mut open = self.0.transactions.begin().await?;
             let found = schema::at(self.0.clock.now(), schema::COMPLETED_BY).bind(key.as_str()).bind(token_text(token));
             let found = found.fetch_optional(&mut *open).await.map_err(store_error)?;

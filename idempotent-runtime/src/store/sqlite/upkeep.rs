@@ -1,4 +1,4 @@
-//! What the writer does between batches: it deletes expired rows, and repairs the file of leases.
+//! The work of the writer between batches: it deletes expired rows, and repairs the file of leases.
 
 use std::error::Error;
 
@@ -11,7 +11,7 @@ use crate::store::sqlite::locked::{Context, delete_expired};
 use crate::store::sqlite::schema;
 use crate::store::sqlite::write_transaction::{begin, commit, rollback};
 
-/// Notes how far the leases of processes with another clock are renewed.
+/// Records the renewals of processes with another clock.
 pub(super) async fn watch(context: Context<'_>) {
     if let Err(error) = context.leases.watch().await {
         tracing::debug!(error = &error as &dyn Error, "the leases of processes with another clock could not be read");

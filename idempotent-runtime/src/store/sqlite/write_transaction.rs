@@ -4,7 +4,7 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-/// Takes the write lock.
+/// Begins a transaction with the write lock.
 pub(super) async fn begin(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let begun = execute(connection, "BEGIN IMMEDIATE").await;
     if begun.is_err() {
@@ -17,7 +17,8 @@ pub(super) async fn commit(connection: &mut SqliteConnection) -> Result<(), sqlx
     execute(connection, "COMMIT").await
 }
 
-/// An error is ignored: SQLite may have rolled back already, and the next `BEGIN` reports anything worse.
+/// Rolls back. An error is ignored, because SQLite may have rolled back already, and the next `BEGIN` reports any other
+/// problem.
 pub(super) async fn rollback(connection: &mut SqliteConnection) {
     let _ = execute(connection, "ROLLBACK").await;
 }

@@ -1,5 +1,5 @@
-//! The thread that owns the connection that writes. It applies queued writes in batches (`batch`), and looks after the files
-//! between them (`upkeep`).
+//! The thread that owns the connection that writes. It applies queued writes in batches (`batch`), and maintains the
+//! files between batches (`upkeep`).
 
 use std::error::Error;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::store::sqlite::open_error::SqliteOpenError;
 use crate::store::sqlite::upkeep::{delete_expired_batch, repair_leases, watch};
 use crate::store::sqlite::writes::Write;
 
-/// Callers beyond this many wait for a place in the queue.
+/// The length of the queue. More callers wait for a place in it.
 const QUEUE: usize = 1024;
 
-/// The queue of the writer. The writer stops when this is dropped and every queued write is done.
+/// The queue of the writer. The writer stops when this is dropped and all queued writes are done.
 pub(super) struct Writer(mpsc::Sender<Box<dyn Job>>);
 
 impl Writer {
-    /// Opens the file on the writer's own thread, and leaves the connection there.
+    /// Opens the file on the writer's own thread, and keeps the connection there.
     pub(super) async fn start(
         options: SqliteStoreBuilder,
         turn: Turn,
@@ -51,7 +51,8 @@ impl Writer {
             let _ = opened.send(Ok(facts));
             let context = Context { clock, leases: &leases, file: &file };
             let connection = run(connection, context, queue, &turn, options.deletion_interval()).await;
-            // In turn: the last connection that closes removes the log, and of two that close at once none may be the last.
+            // The connections close one after the other, because the last one that closes removes the log. If two close
+            // at once, neither may be the last.
             leases.close().await;
             others.readers.close().await;
             others.transactions.close().await;
@@ -65,12 +66,13 @@ impl Writer {
         Ok((Self(sender), facts))
     }
 
-    /// Queues a write. Its answer comes after the commit.
+    /// Queues a write. The answer comes after the commit.
     pub(super) async fn submit<W: Write>(&self, write: W) -> Result<W::Output, StoreError> {
         self.submit_held_back(write, None).await
     }
 
-    /// As [`submit`](Self::submit). The store's line learns by `call` when the batch of this write has begun.
+    /// Does the same as [`submit`](Self::submit). The store's waiting line learns by `call` when the batch of this
+    /// write has begun.
     pub(super) async fn submit_held_back<W: Write>(
         &self,
         write: W,

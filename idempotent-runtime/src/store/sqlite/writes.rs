@@ -1,4 +1,4 @@
-//! What the writer does for a caller; each runs inside a transaction that holds the write lock.
+//! The writes that callers queue. Each runs inside a transaction that holds the write lock.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -26,11 +26,11 @@ use crate::store::sqlite::locked::{Context, Decided, LeaseHolder, decide_claim, 
 use crate::store::sqlite::rows::Kind;
 use crate::store::sqlite::schema;
 
-/// One change. It may be applied again after its transaction was rolled back.
+/// A change, which may be applied again after its transaction was rolled back.
 pub(super) trait Write: Send + Sync + 'static {
     type Output: Send;
 
-    /// Whether it is skipped if its caller no longer waits.
+    /// Whether the write is skipped if its caller no longer waits.
     const ONLY_IF_AWAITED: bool = false;
 
     fn apply(
@@ -39,23 +39,23 @@ pub(super) trait Write: Send + Sync + 'static {
         context: Context<'_>,
     ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 
-    /// The statement in which it can be a row among others, and what its caller gets where that one did it.
+    /// Returns the statement that can do this write as one of many rows, and the answer for its caller in that case.
     fn as_row(&self) -> Option<(Kind, Self::Output)> {
         None
     }
 
-    /// The row's arguments.
+    /// Adds the arguments of the row.
     fn add_to(&self, arguments: &mut SqliteArguments, clock: Clock) -> Result<(), BoxDynError> {
         let _ = (arguments, clock);
         Ok(())
     }
 
-    /// What its caller gets when SQLite rejected it.
+    /// Returns the error for the caller if SQLite rejected the write.
     fn rejected(&self, error: Arc<sqlx::Error>) -> StoreError {
         store_error(error)
     }
 
-    /// Roughly what it adds to the transaction.
+    /// Returns about how many bytes the write adds to the transaction.
     fn bytes(&self) -> usize {
         0
     }
@@ -88,7 +88,7 @@ impl Write for ClaimWrite {
 
     async fn apply(&self, connection: &mut SqliteConnection, context: Context<'_>) -> Result<Claim, Failure> {
         self.given_back.check(self.request.token)?;
-        // Again, under the write lock: what a reader saw may have changed since.
+        // The decision is made again under the write lock, because the state that a reader saw may have changed.
         let Decided { decision, is_fresh } =
             decide_claim(connection, context, &self.key, &self.request, Some(self.lease_id)).await?;
         let attempt = match decision {
@@ -120,7 +120,7 @@ impl Write for ClaimWrite {
         Ok(Claim::Acquired { attempt })
     }
 
-    /// Not where the store has a bound, which is for each claim to keep, and not where it was released before.
+    /// Returns `None` in a store with a bound, which each claim must check, or if the token was released before.
     fn as_row(&self) -> Option<(Kind, Claim)> {
         let is_usual = self.bound.is_none() && self.given_back.check(self.request.token).is_ok();
         is_usual.then_some((Kind::Claim, Claim::Acquired { attempt: 1 }))
@@ -147,7 +147,7 @@ impl Write for ClaimWrite {
     }
 }
 
-/// When a claim that is made now does.
+/// Returns the expiry of a claim that is made now.
 fn expires_at(request: &ClaimRequest, now: i64) -> i64 {
     match request.after_crash {
         AfterCrash::Rerun => now + span_millis(request.ttl),
@@ -155,7 +155,7 @@ fn expires_at(request: &ClaimRequest, now: i64) -> i64 {
     }
 }
 
-/// Must run under the write lock, so that the claim is still the one that the decision was made on.
+/// Keeps the claim forever. Must run under the write lock, so that the claim is still the one that was decided about.
 pub(super) async fn keep(connection: &mut SqliteConnection, key: &RecordKey, token: Token) -> Result<(), sqlx::Error> {
     sqlx::query(schema::KEEP).bind(key.as_str()).bind(token_text(token)).execute(connection).await.map(drop)
 }
@@ -203,7 +203,7 @@ impl Write for CompleteWrite {
         Ok(Held::of(is_completed_by(connection, context.clock, &self.key, self.token).await?))
     }
 
-    /// Not where the record is over at once: applied again, it would not find itself.
+    /// Returns `None` if the record expires at once: applied again, the write would not find its own record.
     fn as_row(&self) -> Option<(Kind, Held)> {
         (!self.ttl.is_zero()).then_some((Kind::Complete, Held::Yes))
     }
@@ -263,7 +263,8 @@ impl Write for ReleaseWrite {
         if release.bind(renewals).execute(&mut *connection).await?.rows_affected() > 0 {
             return Ok(Held::Yes);
         }
-        // Here, because a claim may be on its way to this thread. Of one that has been completed, nothing is.
+        // The token is remembered here, because a claim may be on its way to this thread. No claim of a completed token
+        // is.
         if !is_completed_by(connection, context.clock, &self.key, self.token).await? {
             self.given_back.remember(self.token);
         }
@@ -271,7 +272,7 @@ impl Write for ReleaseWrite {
     }
 }
 
-/// Whether the record of the key is that of this claim.
+/// Returns whether the record of the key was made by this token.
 pub(super) async fn is_completed_by(
     connection: &mut SqliteConnection,
     clock: Clock,

@@ -1,4 +1,4 @@
-//! What a store with a bound leaves for others.
+//! The limits of a store with a bound.
 
 use std::sync::Arc;
 
@@ -7,15 +7,15 @@ use crate::store::contract::StoreAdmin;
 use crate::store::error::StoreError;
 use crate::testing::conformance::fixtures::{LONG, claim, complete, purge, record, request, unique_key};
 
-/// An owner that has used up its share is rejected with [`StoreError::OverQuota`], and keeps its records. Other owners get their claims.
-/// What an owner has no longer counts no longer.
+/// An owner that has used up its share is rejected with [`StoreError::OverQuota`], and keeps its records. Other owners
+/// get their claims. Entries that the owner no longer has do not count.
 ///
-/// For a store with a small bound: the rule writes records of about 300 bytes until the store rejects one. It is not among
-/// [`all`](super::all).
+/// The rule is only for a store with a small bound. It writes records of about 300 bytes until the store rejects one,
+/// so [`all`](super::all) does not run it.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule, or takes a million records.
+/// Panics if the store breaks the rule, or takes a million records.
 pub async fn an_owner_that_uses_up_its_share_stops_no_other<S: StoreAdmin>(store: &Arc<S>) {
     let (one, other) = (Owner::from_u128(Token::unique().as_u128()), Owner::from_u128(Token::unique().as_u128()));
     let mut kept = Vec::new();

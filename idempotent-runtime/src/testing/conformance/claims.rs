@@ -1,4 +1,4 @@
-//! Who gets a claim.
+//! The rules about granting a claim.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use crate::testing::conformance::fixtures::{
     LONG, claim, complete, fingerprint, get, lapse, purge, record, release, renew, request, unique_key,
 };
 
-/// Of two claims on one key, the first gets attempt 1 and the second learns the fingerprint.
+/// The first of two claims on one key gets attempt 1, and the second learns the fingerprint.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn the_first_claim_is_acquired_and_the_second_is_in_flight<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("first");
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 1 });
@@ -27,11 +27,11 @@ pub async fn the_first_claim_is_acquired_and_the_second_is_in_flight<S: StoreAdm
     assert_eq!(claim(store, &key, other).await, in_flight, "the fingerprint is the holder's");
 }
 
-/// Of many concurrent claims, one is acquired.
+/// One of many concurrent claims is acquired.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn of_64_concurrent_claims_one_is_acquired<S: StoreAdmin>(store: &Arc<S>) {
     for _ in 0..8 {
         let key = unique_key("concurrent");
@@ -46,11 +46,11 @@ pub async fn of_64_concurrent_claims_one_is_acquired<S: StoreAdmin>(store: &Arc<
     }
 }
 
-/// A claim that is repeated because its response was lost is not its own duplicate.
+/// A claim that is repeated because its answer was lost is not rejected as its own duplicate.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_retried_claim_recognises_its_token<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("retried");
     let request = request();
@@ -63,7 +63,7 @@ pub async fn a_retried_claim_recognises_its_token<S: StoreAdmin>(store: &Arc<S>)
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn unknown_key_has_no_entry<S: StoreAdmin>(store: &Arc<S>) {
     let (key, token) = (unique_key("unknown"), Token::unique());
     assert_eq!(renew(store, &key, token, LONG).await, Held::No);
@@ -73,11 +73,11 @@ pub async fn unknown_key_has_no_entry<S: StoreAdmin>(store: &Arc<S>) {
     assert!(!purge(store, &key).await);
 }
 
-/// After a release the key is new.
+/// After a release the key counts as new.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_release_frees_the_key_and_the_attempts<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first, second) = (unique_key("released"), request(), request());
     let _ = claim(store, &key, first).await;
@@ -95,7 +95,7 @@ pub async fn a_release_frees_the_key_and_the_attempts<S: StoreAdmin>(store: &Arc
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn different_keys_never_meet<S: StoreAdmin>(store: &Arc<S>) {
     let unique = format!("{:x}", Token::unique().as_u128());
     let long = "x".repeat(3000);

@@ -1,4 +1,4 @@
-//! What the rules share.
+//! The values and calls that the rules share.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,13 +14,13 @@ use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::Entry;
 
-/// Longer than any rule takes.
+/// A time that is longer than any rule takes.
 pub(super) const LONG: Duration = Duration::from_secs(10 * 60);
 
-/// How long a rule waits for what must happen.
+/// The time that a rule waits for an expected change.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How much earlier than asked for a lease may expire, for clocks in whole milliseconds.
+/// The time by which a lease may expire too early, for clocks in whole milliseconds.
 pub(super) const ROUNDING: Duration = Duration::from_millis(5);
 
 pub(super) fn unique_key(name: &str) -> RecordKey {
@@ -32,7 +32,7 @@ pub(super) fn fingerprint(seed: u8) -> Fingerprint {
 }
 
 pub(super) fn request() -> ClaimRequest {
-    // As the engine asks: a claim is remembered for at least twice its lease.
+    // The ttl is twice the lease, which is the least that the engine asks for.
     ClaimRequest::new(Token::unique(), fingerprint(1)).with_lease(LONG / 2).with_ttl(LONG)
 }
 
@@ -100,7 +100,7 @@ pub(super) async fn lapse<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey, token:
     assert_eq!(renew(store, key, token, Duration::ZERO).await, Held::Yes);
 }
 
-/// Asks again until the answer is the awaited one.
+/// Repeats the call until its answer is the expected one.
 pub(super) async fn until<T: std::fmt::Debug>(mut ask: impl AsyncFnMut() -> T, awaited: impl Fn(&T) -> bool) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,4 @@
-//! A claim that is released before it arrives.
+//! The rules about a claim that is released before it arrives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::testing::conformance::fixtures::{
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_claim_that_was_given_back_does_not_arrive<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("given-back");
     let late = [given_back(store, &key).await, given_back(store, &key).await];
@@ -32,11 +32,11 @@ pub async fn a_claim_that_was_given_back_does_not_arrive<S: StoreAdmin>(store: &
     assert!(matches!(claim(store, &key, request()).await, Claim::Completed(_)), "the record is gone");
 }
 
-/// A claim under [`AfterCrash::Reject`] that was given back does not arrive after other requests have had the key either.
+/// A claim under [`AfterCrash::Reject`] that was given back also fails after other requests have had the key.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn others_let_no_claim_arrive_that_was_given_back<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("given-back-and-claimed");
     let late = given_back(store, &key).await;
@@ -64,11 +64,11 @@ pub async fn others_let_no_claim_arrive_that_was_given_back<S: StoreAdmin>(store
     does_not_arrive(store, &key, late).await;
 }
 
-/// A claim under [`AfterCrash::Reject`] that was given back does not arrive after an operator has purged its key either.
+/// A claim under [`AfterCrash::Reject`] that was given back also fails after an operator has purged its key.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_purge_lets_no_claim_arrive_that_was_given_back<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("given-back-and-purged");
     let late = given_back(store, &key).await;
@@ -85,11 +85,12 @@ pub async fn a_purge_lets_no_claim_arrive_that_was_given_back<S: StoreAdmin>(sto
     }
 }
 
-/// A claim under [`AfterCrash::Reject`] that was given back while another request had the key does not arrive after it.
+/// A claim under [`AfterCrash::Reject`] that was given back while another request had the key also fails after that
+/// request.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_claim_given_back_beside_another_does_not_arrive<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("given-back-beside-a-claim");
     let other = another_claim(store, &key).await;
@@ -106,11 +107,12 @@ pub async fn a_claim_given_back_beside_another_does_not_arrive<S: StoreAdmin>(st
     does_not_arrive(store, &key, late).await;
 }
 
-/// A claim under [`AfterCrash::Reject`] that is released while it arrives does not stay: the release ends it, or it fails.
+/// A claim under [`AfterCrash::Reject`] that is released while it arrives does not remain. Either the release ends it,
+/// or it fails.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_release_beside_its_claim_leaves_no_claim<S: StoreAdmin>(store: &Arc<S>) {
     for round in 0..32 {
         let key = unique_key("released-beside");
@@ -131,7 +133,7 @@ pub async fn a_release_beside_its_claim_leaves_no_claim<S: StoreAdmin>(store: &A
     }
 }
 
-/// The claim that is still on its way when it is released.
+/// Releases a claim that is still on its way, and returns it.
 async fn given_back<S: StoreAdmin>(store: &Arc<S>, key: &RecordKey) -> ClaimRequest {
     let late = ClaimRequest { after_crash: AfterCrash::Reject, ..request() };
     assert_eq!(release(store, key, late.token).await, Held::No);

@@ -1,4 +1,4 @@
-//! What becomes of a claim whose holder is late or dead.
+//! The rules about a claim whose holder is late or dead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::testing::conformance::fixtures::{
     LONG, ROUNDING, claim, complete, fingerprint, get, lapse, record, release, renew, request, unique_key, until,
 };
 
-/// A claim without renewals can be taken over when its lease has expired, and not before.
+/// A claim without renewals can be taken over after its lease has expired, and not before.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn expired_lease_is_taken_over_as_next_attempt<S: StoreAdmin>(store: &Arc<S>) {
     const LEASE: Duration = Duration::from_secs(1);
 
@@ -37,7 +37,7 @@ pub async fn expired_lease_is_taken_over_as_next_attempt<S: StoreAdmin>(store: &
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_renewal_keeps_the_claim<S: StoreAdmin>(store: &Arc<S>) {
     const LEASE: Duration = Duration::from_secs(1);
 
@@ -49,11 +49,11 @@ pub async fn a_renewal_keeps_the_claim<S: StoreAdmin>(store: &Arc<S>) {
     assert_eq!(complete(store, &key, request.token, &record(), LONG).await, Held::Yes);
 }
 
-/// Renewals of many keys at once are answered in order, one answer each: each by its own token and for its own time.
+/// Renewals of many keys at once get one answer each, in order. Each uses its own token and its own time.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn renewals_of_many_keys_are_answered_one_by_one<S: StoreAdmin>(store: &Arc<S>) {
     let (kept, lapsed, other, recorded) = (request(), request(), request(), request());
     let keys @ [kept_key, lapsed_key, other_key, recorded_key, unknown_key] =
@@ -87,7 +87,7 @@ pub async fn renewals_of_many_keys_are_answered_one_by_one<S: StoreAdmin>(store:
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_lease_of_zero_lapses_at_once<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("zero"), request());
     let _ = claim(store, &key, first).await;
@@ -95,11 +95,11 @@ pub async fn a_lease_of_zero_lapses_at_once<S: StoreAdmin>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 });
 }
 
-/// After a takeover the old token can no longer renew, complete or release.
+/// After a takeover, the old token can no longer renew, complete or release.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_stale_token_can_neither_renew_complete_nor_release<S: StoreAdmin>(store: &Arc<S>) {
     let (key, stale, current) = (unique_key("stale"), request(), request());
     let _ = claim(store, &key, stale).await;
@@ -120,7 +120,7 @@ pub async fn a_stale_token_can_neither_renew_complete_nor_release<S: StoreAdmin>
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn another_fingerprint_never_takes_over<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("other-fingerprint"), request());
     let _ = claim(store, &key, first).await;
@@ -130,11 +130,12 @@ pub async fn another_fingerprint_never_takes_over<S: StoreAdmin>(store: &Arc<S>)
     assert_eq!(claim(store, &key, request()).await, Claim::Acquired { attempt: 2 });
 }
 
-/// A claim that was made under an earlier secret can be taken over by the same request, and has its new fingerprint from then on.
+/// A claim that was made under an earlier secret can be taken over by the same request, and has the new fingerprint
+/// from then on.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_takeover_replaces_the_former_fingerprint<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("former-fingerprint"), request());
     let _ = claim(store, &key, first).await;
@@ -149,11 +150,11 @@ pub async fn a_takeover_replaces_the_former_fingerprint<S: StoreAdmin>(store: &A
     assert_eq!(claim(store, &key, new()).await, Claim::Acquired { attempt: 3 });
 }
 
-/// Under [`AfterCrash::Reject`] a claim with an expired lease stays as it is.
+/// Under [`AfterCrash::Reject`], a claim with an expired lease is not taken over.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn reject_never_takes_over<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("reject"), request());
     let _ = claim(store, &key, first).await;
@@ -170,7 +171,7 @@ pub async fn reject_never_takes_over<S: StoreAdmin>(store: &Arc<S>) {
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn late_holder_completes_if_not_taken_over<S: StoreAdmin>(store: &Arc<S>) {
     let (key, late) = (unique_key("late"), request());
     let _ = claim(store, &key, late).await;
@@ -182,11 +183,12 @@ pub async fn late_holder_completes_if_not_taken_over<S: StoreAdmin>(store: &Arc<
     assert_eq!(claim(store, &key, request()).await, Claim::Completed(record()));
 }
 
-/// The claim of a dead process is kept for its `ttl` after its last claim or renewal, so longer than its lease.
+/// The claim of a dead process is kept for its `ttl` after its last claim or renewal, and therefore longer than its
+/// lease.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn claim_expires_ttl_after_last_renewal<S: StoreAdmin>(store: &Arc<S>) {
     const TTL: Duration = Duration::from_secs(1);
 

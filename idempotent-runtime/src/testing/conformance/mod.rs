@@ -1,8 +1,9 @@
-//! The rules of the [`Store`](crate::store::Store) contract, one function each. Run them against a store of your own.
+//! The rules of the [`Store`](crate::store::Store) contract, one function for each rule. Run them against a store of
+//! your own.
 //!
-//! [`all`] runs every rule. Every call uses new keys and deletes no other data, so you can test a store that has data. Rules
-//! about time wait with [`tokio::time`]: a store that uses that clock can be tested under `tokio::time::pause`. Every other
-//! store waits some seconds in total.
+//! [`all`] runs every rule that holds for each store. Every call uses new keys and deletes no other live data, so you
+//! can test a store that has data. Rules about time wait with [`tokio::time`]. A store that uses that clock can be
+//! tested under `tokio::time::pause`. Every other store waits some seconds in total.
 //!
 //! Each function panics with the expected and the actual result.
 //!
@@ -41,13 +42,12 @@
 //!     fn state(&self) -> StoredState {
 //!         match &self.record {
 //!             Some(record) => StoredState::Completed(record.clone()),
-//!             None => StoredState::Claimed {
-//!                 fingerprint: self.fingerprint,
-//!                 token: self.token,
-//!                 attempt: self.attempt,
-//!                 leased: self.lease_until > Instant::now(),
-//!                 expires: self.expires_at.is_some(),
-//!             },
+//!             None => StoredState::Claimed(
+//!                 ExistingClaim::new(self.token, self.fingerprint)
+//!                     .with_attempt(self.attempt)
+//!                     .with_lease(self.lease_until > Instant::now())
+//!                     .with_expiry(self.expires_at.is_some()),
+//!             ),
 //!         }
 //!     }
 //! }
@@ -201,11 +201,11 @@ pub use crate::testing::conformance::records::*;
 pub use crate::testing::conformance::resolutions::*;
 pub use crate::testing::conformance::unknown::*;
 
-/// Runs every rule.
+/// Runs every rule that holds for each store.
 ///
 /// # Panics
 ///
-/// When the store breaks one.
+/// Panics if the store breaks a rule.
 pub async fn all<S: StoreAdmin>(store: S) {
     let store = Arc::new(store);
     the_first_claim_is_acquired_and_the_second_is_in_flight(&store).await;

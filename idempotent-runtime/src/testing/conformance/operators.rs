@@ -1,4 +1,4 @@
-//! What operators see and do.
+//! The rules about the view and the actions of operators.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::testing::conformance::fixtures::{
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_purge_removes_claims_and_records<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("purged"), request());
     let _ = claim(store, &key, first).await;
@@ -36,7 +36,7 @@ pub async fn a_purge_removes_claims_and_records<S: StoreAdmin>(store: &Arc<S>) {
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn get_describes_entry<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first) = (unique_key("entry"), ClaimRequest { lease: LONG / 2, ..request() });
     let _ = claim(store, &key, first).await;
@@ -55,11 +55,11 @@ pub async fn get_describes_entry<S: StoreAdmin>(store: &Arc<S>) {
     assert_eq!(entry.state, EntryState::Completed { status, body_bytes: Some(4), recorded_at });
 }
 
-/// Following the pages shows every entry once, whatever the page size.
+/// Following the pages shows every entry once, for each page size.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_listing_shows_every_entry_once<S: StoreAdmin>(store: &Arc<S>) {
     let entries = entries(store, "listed").await;
     let mut expected = [entries.claims, entries.records].concat();
@@ -70,12 +70,12 @@ pub async fn a_listing_shows_every_entry_once<S: StoreAdmin>(store: &Arc<S>) {
     }
 }
 
-/// [`StoreAdmin::claims`] shows every live claim once, those with an expired lease too, and no record. A store with the provided method
-/// passes.
+/// [`StoreAdmin::claims`] shows every live claim once, including claims with an expired lease, and no record. A store
+/// with the provided method passes.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_listing_of_claims_shows_no_record<S: StoreAdmin>(store: &Arc<S>) {
     if store.claims(None, 1).await.expect("the store lists").is_none() {
         return;
@@ -96,7 +96,7 @@ struct Entries {
     records: Vec<RecordKey>,
 }
 
-/// A running claim, one with an expired lease, one of unknown outcome, and three records.
+/// Creates a running claim, one with an expired lease, one of unknown outcome, and three records.
 async fn entries<S: StoreAdmin>(store: &Arc<S>, name: &str) -> Entries {
     let (mut claims, mut records) = (Vec::new(), Vec::new());
     for has_lapsed in [None, Some(AfterCrash::Rerun), Some(AfterCrash::Reject)] {
@@ -114,7 +114,7 @@ async fn entries<S: StoreAdmin>(store: &Arc<S>, name: &str) -> Entries {
     Entries { claims, records }
 }
 
-/// Claims that have expired. A store need not have deleted them: they must not hide others.
+/// Creates claims that have expired. The store need not have deleted them, and they must not hide other claims.
 async fn expired_claims<S: StoreAdmin>(store: &Arc<S>, name: &str) -> Vec<RecordKey> {
     const TTL: Duration = Duration::from_millis(100);
 
@@ -128,7 +128,7 @@ async fn expired_claims<S: StoreAdmin>(store: &Arc<S>, name: &str) -> Vec<Record
     expired
 }
 
-/// The keys on all pages of at most `limit` entries.
+/// Returns the keys on all pages of at most `limit` entries.
 async fn follow(limit: usize, mut page_at: impl AsyncFnMut(Option<Cursor>) -> Option<Page>) -> Vec<RecordKey> {
     let (mut found, mut cursor) = (Vec::new(), None);
     loop {
@@ -142,18 +142,19 @@ async fn follow(limit: usize, mut page_at: impl AsyncFnMut(Option<Cursor>) -> Op
     }
 }
 
-/// Those of the keys that are among `expected`, sorted: the store may have others.
+/// Returns the found keys that are among `expected`, sorted. The store may have other keys.
 fn of(expected: &[RecordKey], mut found: Vec<RecordKey>) -> Vec<RecordKey> {
     found.retain(|key| expected.contains(key));
     found.sort();
     found
 }
 
-/// [`StoreAdmin::claims`], if the store has an index of them, shows every claim once and no record, whatever the page size.
+/// [`StoreAdmin::claims`] shows every claim once and no ended claim, for each page size, if the store has an index of
+/// claims.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_listing_of_claims_shows_no_ended_claim<S: StoreAdmin>(store: &Arc<S>) {
     let keys: Vec<_> = (0..6).map(|_| unique_key("indexed")).collect();
     let tokens: Vec<_> = keys.iter().map(|_| Token::unique()).collect();
@@ -183,7 +184,7 @@ pub async fn a_listing_of_claims_shows_no_ended_claim<S: StoreAdmin>(store: &Arc
     assert!(purge(store, &keys[4]).await);
 }
 
-/// Those of the keys that the index of claims has, each of them once.
+/// Returns the given keys that the index of claims has. Panics if it has one of them twice.
 async fn claims_among<S: StoreAdmin>(store: &Arc<S>, keys: &[RecordKey], limit: usize) -> Option<BTreeSet<RecordKey>> {
     let (mut found, mut cursor) = (BTreeSet::new(), None);
     loop {
@@ -204,7 +205,7 @@ async fn claims_among<S: StoreAdmin>(store: &Arc<S>, keys: &[RecordKey], limit: 
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn delete_expired_removes_expired_only<S: StoreAdmin>(store: &Arc<S>) {
     let (alive, dead) = (unique_key("alive"), unique_key("dead"));
     let (first, second) = (request(), request());

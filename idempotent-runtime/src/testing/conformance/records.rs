@@ -1,4 +1,4 @@
-//! What becomes of a record.
+//! The rules about records.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,12 @@ use crate::testing::conformance::fixtures::{
     until,
 };
 
-/// Headers as bytes and in order, with the values that are sensitive, empty and 4 MiB bodies, and bodies that were not recorded.
+/// A record keeps all of its parts: headers as bytes and in order, the mark of sensitive values, empty bodies, bodies
+/// of 4 MiB, and bodies that were not recorded.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_record_comes_back_whole<S: StoreAdmin>(store: &Arc<S>) {
     let large: Bytes = (0..4 * 1024 * 1024_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for body in [
@@ -52,7 +53,7 @@ pub async fn a_record_comes_back_whole<S: StoreAdmin>(store: &Arc<S>) {
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn every_status_comes_back<S: StoreAdmin>(store: &Arc<S>) {
     for status in [200, 201, 204, 301, 402, 409, 418, 451, 500, 503, 599, 999] {
         let record = Record { status: StatusCode::from_u16(status).expect("a status"), ..record() };
@@ -63,11 +64,11 @@ pub async fn every_status_comes_back<S: StoreAdmin>(store: &Arc<S>) {
     }
 }
 
-/// A completion that is repeated because its response was lost succeeds, and keeps the first record.
+/// A completion that is repeated because its answer was lost succeeds, and keeps the first record.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_second_completion_changes_nothing<S: StoreAdmin>(store: &Arc<S>) {
     let (key, request) = (unique_key("completed-twice"), request());
     let _ = claim(store, &key, request).await;
@@ -77,11 +78,11 @@ pub async fn a_second_completion_changes_nothing<S: StoreAdmin>(store: &Arc<S>) 
     assert_eq!(claim(store, &key, self::request()).await, Claim::Completed(record()));
 }
 
-/// A record cannot be renewed or released by its own token, and other claims read it.
+/// A record cannot be renewed or released by its own token. Other claims read it.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_record_is_not_touched_by_its_token<S: StoreAdmin>(store: &Arc<S>) {
     let (key, request) = (unique_key("settled"), request());
     let _ = claim(store, &key, request).await;
@@ -93,11 +94,11 @@ pub async fn a_record_is_not_touched_by_its_token<S: StoreAdmin>(store: &Arc<S>)
     assert_eq!(claim(store, &key, other).await, Claim::Completed(record()), "the engine compares fingerprints");
 }
 
-/// A record is there until its ttl expires, and then gone.
+/// A record exists until its ttl expires, and not longer.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_record_expires<S: StoreAdmin>(store: &Arc<S>) {
     const TTL: Duration = Duration::from_secs(1);
 
@@ -112,12 +113,12 @@ pub async fn a_record_expires<S: StoreAdmin>(store: &Arc<S>) {
     assert_eq!(claim(store, &key, other).await, Claim::Acquired { attempt: 1 });
 }
 
-/// [`Store::extend`](crate::store::Store::extend) moves the end of a record to `ttl` from now, sooner or later than it was, and
-/// touches nothing else. A store with the provided method passes.
+/// [`Store::extend`](crate::store::Store::extend) moves the expiry of a record to `ttl` from now, earlier or later than
+/// it was, and changes nothing else. A store with the provided method passes.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn extend_moves_the_end_of_records_alone<S: StoreAdmin>(store: &Arc<S>) {
     let extend = async |key: &RecordKey, ttl| store.extend(key, ttl).await.expect("the store extends");
     let (key, request) = (unique_key("extended"), request());
@@ -135,7 +136,7 @@ pub async fn extend_moves_the_end_of_records_alone<S: StoreAdmin>(store: &Arc<S>
     let entry = get(store, &key).await.expect("the key has an entry");
     assert!(entry.expires_in.is_some_and(|left| left <= LONG && left > LONG / 2), "{entry:?}");
     assert_eq!(claim(store, &key, self::request()).await, Claim::Completed(record()));
-    // The step of a handler under `AfterCrash::Reject`, until that handler ends.
+    // This is the step of a handler under `AfterCrash::Reject`, until that handler ends.
     assert_eq!(extend(&key, Duration::MAX).await, Held::Yes, "`Duration::MAX` is a ttl too");
     let entry = get(store, &key).await.expect("the key has an entry");
     assert!(entry.expires_in.is_none_or(|left| left > 1000 * LONG), "{entry:?}");

@@ -1,4 +1,4 @@
-//! An operator ends a claim whose lease has expired, and no other one.
+//! The rules about operators who end a claim. They can end only a claim whose lease has expired.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn for_good() -> ClaimRequest {
     ClaimRequest { after_crash: AfterCrash::Reject, ..request() }
 }
 
-/// A claim of a handler that crashed.
+/// Creates the claim of a handler that crashed.
 async fn lapsed<S: StoreAdmin>(store: &Arc<S>, name: &str, request: ClaimRequest) -> (RecordKey, Token) {
     let key = unique_key(name);
     let _ = claim(store, &key, request).await;
@@ -40,7 +40,7 @@ async fn lapsed<S: StoreAdmin>(store: &Arc<S>, name: &str, request: ClaimRequest
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_resolution_records_what_was_executed<S: StoreAdmin>(store: &Arc<S>) {
     for request_of_claim in [for_good(), request()] {
         let (key, token) = lapsed(store, "resolved", request_of_claim).await;
@@ -57,11 +57,11 @@ pub async fn a_resolution_records_what_was_executed<S: StoreAdmin>(store: &Arc<S
     }
 }
 
-/// After [`Resolution::NotExecuted`] the next claim is the first one.
+/// After [`Resolution::NotExecuted`], the next claim is the first one.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_resolution_frees_what_was_not_executed<S: StoreAdmin>(store: &Arc<S>) {
     for request_of_claim in [for_good(), request()] {
         let (key, token) = lapsed(store, "freed", request_of_claim).await;
@@ -73,11 +73,11 @@ pub async fn a_resolution_frees_what_was_not_executed<S: StoreAdmin>(store: &Arc
     }
 }
 
-/// The holder of the claim is told that it lost it, however late it is: retries get the record of the resolution.
+/// The holder of the claim learns that it lost the claim, however late it is. Retries get the record of the resolution.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_late_holder_does_not_get_a_resolution<S: StoreAdmin>(store: &Arc<S>) {
     let (key, token) = lapsed(store, "late", for_good()).await;
     assert_eq!(resolve(store, &key, token, &executed()).await, Resolved::Yes);
@@ -88,11 +88,11 @@ pub async fn a_late_holder_does_not_get_a_resolution<S: StoreAdmin>(store: &Arc<
     assert_eq!(claim(store, &key, request()).await, Claim::Completed(record()));
 }
 
-/// A claim whose lease has not expired is not touched, nor is one that was renewed after its lease had expired.
+/// A claim whose lease has not expired is not changed, and neither is one that was renewed after its lease had expired.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_running_claim_is_not_resolved<S: StoreAdmin>(store: &Arc<S>) {
     for request in [for_good(), request()] {
         let key = unique_key("running");
@@ -111,11 +111,11 @@ pub async fn a_running_claim_is_not_resolved<S: StoreAdmin>(store: &Arc<S>) {
     }
 }
 
-/// Another claim, a record and an absent entry are not touched.
+/// A resolution does not change another claim, a record or an absent entry.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_resolution_needs_the_token_that_was_looked_at<S: StoreAdmin>(store: &Arc<S>) {
     for resolution in [executed(), Resolution::NotExecuted] {
         let (key, looked_at) = lapsed(store, "fenced", request()).await;
@@ -140,11 +140,11 @@ pub async fn a_resolution_needs_the_token_that_was_looked_at<S: StoreAdmin>(stor
     }
 }
 
-/// Of resolutions at the same time, one takes effect.
+/// One of several concurrent resolutions takes effect.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn of_many_resolutions_one_wins<S: StoreAdmin>(store: &Arc<S>) {
     for _ in 0..4 {
         let (key, token) = lapsed(store, "contested", for_good()).await;
@@ -174,13 +174,13 @@ pub async fn of_many_resolutions_one_wins<S: StoreAdmin>(store: &Arc<S>) {
     }
 }
 
-/// Of a renewal and a resolution at the same time, one takes effect.
+/// If a renewal and a resolution run at the same time, only one of them takes effect.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_renewal_beside_a_resolution_excludes_it<S: StoreAdmin>(store: &Arc<S>) {
-    // All of them at once: a store that works in batches has the longest time in which one can come between.
+    // All of them run at once. A store that works in batches then has the longest time in which one can come between.
     join_all((0..64).map(|number| one_renewal_beside_a_resolution(store, number))).await;
 }
 
@@ -200,11 +200,11 @@ async fn one_renewal_beside_a_resolution<S: StoreAdmin>(store: &Arc<S>, number: 
     assert!(is_allowed, "the renewal, the resolution, and a completion after both: {ended:?}");
 }
 
-/// The record is kept for the ttl of the resolution, and is no unknown outcome any more.
+/// The record is kept for the ttl of the resolution, and is no longer an unknown outcome.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_resolved_record_expires<S: StoreAdmin>(store: &Arc<S>) {
     let (key, token) = lapsed(store, "expiring", for_good()).await;
     let briefly = Resolution::executed(record(), Duration::from_millis(100));

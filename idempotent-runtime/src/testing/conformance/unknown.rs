@@ -1,4 +1,4 @@
-//! A claim that may not be taken over stays until it is completed, released or purged.
+//! The rules about a claim that may not be taken over. It stays until it is completed, released or purged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +14,23 @@ use crate::testing::conformance::fixtures::{
 
 const TTL: Duration = Duration::from_secs(1);
 
-/// A claim under `after_crash` that a clock could end soon.
+/// Creates the request for a claim under `after_crash` that a clock could end soon.
 fn short(after_crash: AfterCrash) -> ClaimRequest {
     ClaimRequest { lease: TTL / 2, ttl: TTL, after_crash, ..request() }
 }
 
-/// Until a claim that was made before has expired, if it can.
+/// Waits until a claim that was made earlier has expired, if it can expire.
 async fn until_expired<S: StoreAdmin>(store: &Arc<S>) {
     let key = unique_key("expires");
     let _ = claim(store, &key, short(AfterCrash::Rerun)).await;
     until(async || get(store, &key).await, Option::is_none).await;
 }
 
-/// Under [`AfterCrash::Reject`] a claim has no ttl: it stays until it is completed, released or purged.
+/// Under [`AfterCrash::Reject`], a claim has no ttl. It stays until it is completed, released or purged.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn an_unknown_outcome_never_expires<S: StoreAdmin>(store: &Arc<S>) {
     let keys: [_; 4] = std::array::from_fn(|_| unique_key("unknown"));
     let requests: [_; 4] = std::array::from_fn(|_| short(AfterCrash::Reject));
@@ -67,12 +67,12 @@ pub async fn an_unknown_outcome_never_expires<S: StoreAdmin>(store: &Arc<S>) {
     assert!(purge(store, &renewed).await);
 }
 
-/// A claim with an expired lease never expires once the same request was rejected because of it under [`AfterCrash::Reject`].
-/// Until its lease expires, a request changes nothing. Another request never does.
+/// A claim with an expired lease never expires after it has rejected the same request under [`AfterCrash::Reject`].
+/// Before its lease expires, a request changes nothing. A different request never changes it.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn what_was_rejected_once_stays_rejected<S: StoreAdmin>(store: &Arc<S>) {
     let running = unique_key("rejected-while-it-runs");
     let _ = claim(store, &running, request()).await;
@@ -96,12 +96,12 @@ pub async fn what_was_rejected_once_stays_rejected<S: StoreAdmin>(store: &Arc<S>
     assert!(purge(store, &key).await);
 }
 
-/// The policy of the request decides: under [`AfterCrash::Rerun`] it takes over a claim that was made under another policy,
-/// and the claim then expires like its own.
+/// The policy of the request decides. Under [`AfterCrash::Rerun`], the request takes over a claim that was made under
+/// another policy, and the claim then expires like any claim under `Rerun`.
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn a_rerun_takes_an_unknown_outcome_over<S: StoreAdmin>(store: &Arc<S>) {
     let (key, first, second) = (unique_key("policy-changed"), short(AfterCrash::Reject), short(AfterCrash::Rerun));
     let _ = claim(store, &key, first).await;
@@ -119,7 +119,7 @@ pub async fn a_rerun_takes_an_unknown_outcome_over<S: StoreAdmin>(store: &Arc<S>
 ///
 /// # Panics
 ///
-/// When the store breaks the rule.
+/// Panics if the store breaks the rule.
 pub async fn unknown_outcomes_are_counted<S: StoreAdmin>(store: &Arc<S>) {
     let scope = format!("conformance: {:x}", Token::unique().as_u128());
     let key = |name: &str| RecordKey::new(&scope, Some("counted/by"), name);

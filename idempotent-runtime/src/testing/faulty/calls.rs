@@ -1,4 +1,4 @@
-//! Its calls.
+//! The calls of a faulty store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl<S: StoreAdmin> Store for FaultyStore<S> {
         self.through(fault, |store| async move { store.renew(&key, token, lease).await }).await
     }
 
-    /// One call for the store behind the line too, and one for the faults.
+    /// Forwards all renewals in one call. The fault applies to the whole call.
     async fn renew_many(&self, renewals: &[Renewal]) -> Vec<Result<Held, StoreError>> {
         let fault = self.with(|faults| faults.renew);
         let asked = renewals.to_vec();
@@ -62,7 +62,7 @@ impl<S: StoreAdmin> Store for FaultyStore<S> {
         self.through(fault, |store| async move { store.release(&key, token).await }).await
     }
 
-    /// A renewal for the faults.
+    /// Extends a record. The fault of renewals applies.
     async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
         let (fault, key) = (self.with(|faults| faults.renew), key.clone());
         self.through(fault, |store| async move { store.extend(&key, ttl).await }).await

@@ -20,7 +20,7 @@ use crate::server::END_RUNTIME;
 /// Servers that share a store and a ledger.
 pub struct Fleet {
     slots: Vec<Arc<Mutex<Server>>>,
-    keepers: Vec<JoinHandle<()>>,
+    supervisors: Vec<JoinHandle<()>>,
     /// How many servers have several runtimes. They are the first ones.
     servers_with_runtimes: usize,
 }
@@ -74,7 +74,7 @@ impl Fleet {
             true => 1,
             false => 0,
         };
-        let (mut slots, mut keepers) = (Vec::new(), Vec::new());
+        let (mut slots, mut supervisors) = (Vec::new(), Vec::new());
         for number in 0..plan.servers {
             let mut command = command.clone();
             if number < servers_with_runtimes {
@@ -82,10 +82,10 @@ impl Fleet {
             }
             let (child, server) = command.spawn(&format!("s{number}.0")).await?;
             let slot = Arc::new(Mutex::new(server));
-            keepers.push(tokio::spawn(keep(command.clone(), number, child, Arc::clone(&slot), book.clone())));
+            supervisors.push(tokio::spawn(keep(command.clone(), number, child, Arc::clone(&slot), book.clone())));
             slots.push(slot);
         }
-        Ok(Self { slots, keepers, servers_with_runtimes })
+        Ok(Self { slots, supervisors, servers_with_runtimes })
     }
 
     /// The number of servers.
@@ -138,12 +138,12 @@ impl Fleet {
     }
 
     pub(crate) async fn stop(&self) {
-        for keeper in &self.keepers {
-            keeper.abort();
+        for supervisor in &self.supervisors {
+            supervisor.abort();
         }
         // Aborting the tasks also kills the child processes.
-        for keeper in &self.keepers {
-            while !keeper.is_finished() {
+        for supervisor in &self.supervisors {
+            while !supervisor.is_finished() {
                 tokio::task::yield_now().await;
             }
         }

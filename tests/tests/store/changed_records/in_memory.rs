@@ -1,4 +1,4 @@
-//! Records of a store that gives back another one than it was given.
+//! Changes of records by a store that returns another record than it was given.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
@@ -11,7 +11,7 @@ use idempotent_tests::Wrapper;
 
 use super::{Stored, with_each_byte_changed};
 
-/// Gives back the record that it is told to.
+/// A store that replays the changed record, if there is one.
 #[derive(Clone, Default)]
 pub(super) struct Changing {
     inner: MemoryStore,

@@ -1,4 +1,4 @@
-//! Values of Redis.
+//! Changes of the values in Redis.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ pub(super) async fn store() -> (RedisStore, String) {
     (store.expect("the store opens"), prefix)
 }
 
-/// The values of the names with one prefix.
+/// The values whose names have one prefix.
 pub(super) struct Values {
     prefix: String,
     connection: MultiplexedConnection,
@@ -64,7 +64,7 @@ impl Stored for Values {
     }
 }
 
-/// Without each member, and with other values of it.
+/// Returns the text without each of its members, and with other values of each member.
 fn with_each_member_changed(whole: &str) -> Vec<String> {
     let others = [
         json!(null),
@@ -113,7 +113,7 @@ fn with_each_member_changed(whole: &str) -> Vec<String> {
     members.into_iter().flat_map(changed).collect()
 }
 
-/// Where the member is in the text, name and value.
+/// Returns the range of the member in the text, with its name and its value.
 fn member(whole: &str, name: &str) -> Range<usize> {
     let name = format!("\"{name}\":");
     let start = whole.find(&name).expect("each value has it");

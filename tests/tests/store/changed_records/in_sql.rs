@@ -1,4 +1,4 @@
-//! Rows of SQLite and PostgreSQL.
+//! Changes of the rows in SQLite and PostgreSQL.
 
 use std::any::Any;
 
@@ -12,13 +12,13 @@ use tokio::sync::Mutex;
 
 use super::{Original, Stored, with_each_byte_changed};
 
-/// One column, and the expression that it gets.
+/// A column, and the expression that replaces its value.
 pub(super) type Change = (&'static str, String);
 
-/// The columns of both databases whose content is a text.
+/// The columns of both databases that contain text.
 const TEXTS: [&str; 4] = ["state", "fingerprint", "token", "headers"];
 
-/// Those with a number, or with a time as one.
+/// The columns of both databases that contain a number, or a duration as a number.
 const NUMBERS: [&str; 3] = ["attempt", "claim_ttl", "status"];
 
 fn texts(column: &'static str, original: &str) -> Vec<Change> {
@@ -38,7 +38,7 @@ fn numbers(column: &'static str) -> Vec<Change> {
     numbers.into_iter().map(|number| (column, number.to_string())).chain([(column, "NULL".to_owned())]).collect()
 }
 
-/// The body, by these forms of its bytes.
+/// Returns the changes of the body. `form` makes an SQL expression of hexadecimal digits.
 fn bodies(original: Option<&[u8]>, form: impl Fn(&str) -> String) -> Vec<Change> {
     let changed = with_each_byte_changed(original.unwrap_or_default());
     let others = [Vec::new(), b"PAID 1000000 EUR".to_vec(), vec![0xff; 200]];
@@ -46,11 +46,11 @@ fn bodies(original: Option<&[u8]>, form: impl Fn(&str) -> String) -> Vec<Change>
     bytes.chain([("body", "NULL".to_owned())]).collect()
 }
 
-/// The row of a key in its table: of one database or the other.
+/// The rows in the table of one of the two databases.
 pub(super) struct Rows<C> {
     connection: C,
     original: Original<String>,
-    /// What must live as long.
+    /// The file or the database, which must live as long as the connection.
     _place: Box<dyn Any>,
 }
 
@@ -99,7 +99,7 @@ impl Stored for &Rows<Mutex<SqliteConnection>> {
     async fn change(&self, key: &RecordKey, (column, value): &Change) {
         let update = format!("UPDATE idempotency_records SET {column} = {value} WHERE key = '{}'", key.as_str());
         let mut connection = self.connection.lock().await;
-        // The database rejects what its columns cannot have.
+        // The database rejects a value that the column cannot have.
         let _ = sqlx::query(AssertSqlSafe(update)).execute(&mut *connection).await;
     }
 
@@ -132,7 +132,7 @@ impl Stored for &Rows<PgPool> {
 
     async fn change(&self, key: &RecordKey, (column, value): &Change) {
         let update = format!("UPDATE idempotency.records SET {column} = {value} WHERE key = '{}'", key.as_str());
-        // The database rejects what its columns cannot have.
+        // The database rejects a value that the column cannot have.
         let _ = sqlx::query(AssertSqlSafe(update)).execute(&self.connection).await;
     }
 

@@ -1,5 +1,5 @@
-//! An attacker who writes to the store changes one thing of a record after the other. What is sealed is replayed as it was, or
-//! rejected; what is not is replayed in whole messages, or rejected. No handler runs again.
+//! An attacker who can write to the store changes one part of a record after the other. A sealed record is replayed
+//! unchanged or rejected. An unsealed one is replayed as a complete message or rejected. No handler runs again.
 //!
 //! An entry that is deleted, renamed or expired is gone, and no seal can show that.
 
@@ -25,11 +25,11 @@ async fn charge(State(runs): State<Runs>, body: String) -> (StatusCode, [(&'stat
     (StatusCode::CREATED, [("x-receipt", RECEIPT)], body)
 }
 
-/// What the store has: the entries of two keys, and every way to change them.
+/// Access to the stored entries, and the ways to change them.
 trait Stored {
     type Change: std::fmt::Debug;
 
-    /// The changes of the entry of this key, which is as its handler left it.
+    /// Returns the changes for the entry of this key. Nothing may have changed the entry before.
     async fn changes(&self, key: &RecordKey) -> Vec<Self::Change>;
 
     async fn change(&self, key: &RecordKey, change: &Self::Change);
@@ -37,14 +37,14 @@ trait Stored {
     async fn restore(&self, key: &RecordKey);
 }
 
-/// Which of the registries seals: the one that recorded, and the one that replays.
+/// Which registries seal: the one that records, and the one that replays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sealing {
     Both,
     None,
-    /// A registry without a key must not send what is sealed as if it were a response.
+    /// The replaying registry has no key. It must not send sealed content as a response.
     Recorder,
-    /// What is not sealed is rejected.
+    /// The replaying registry rejects records that are not sealed.
     Replayer,
 }
 
@@ -56,7 +56,7 @@ async fn serve(registry: RegistryBuilder, is_sealing: bool, runs: &Runs) -> Serv
     Server::start(app.layer(registry.build().layer())).await
 }
 
-/// One record with its response, and one without: it was too large.
+/// Changes two records: one with its response, and one whose response was too large. Checks the answers to retries.
 async fn changes_do_no_harm<S: StoreAdmin + Clone>(store: S, sealing: Sealing, stored: impl Stored) {
     let runs = Runs::free();
     let is_recorder = matches!(sealing, Sealing::Both | Sealing::Recorder);
@@ -81,7 +81,7 @@ async fn changes_do_no_harm<S: StoreAdmin + Clone>(store: S, sealing: Sealing, s
         let changes = stored.changes(&key).await;
         assert!(changes.len() > 10, "{changes:?}");
         let mut rejected = 0;
-        // Each of them counts where a record is sealed. Elsewhere, a part of them meets every case.
+        // A sealed response is checked with every change. Elsewhere, a part of the changes covers every case.
         let step = match sealing {
             Sealing::Both if key.key().starts_with("whole") => 1,
             Sealing::Both => 2,
@@ -100,7 +100,7 @@ async fn changes_do_no_harm<S: StoreAdmin + Clone>(store: S, sealing: Sealing, s
                         "{change:?}: {answer:?}"
                     );
                 }
-                // Without its seal, a record without a response is that of another request.
+                // A registry without the key may also take a sealed record for that of another request.
                 Sealing::Recorder => assert!(code.is_some(), "{change:?}: {answer:?}"),
                 Sealing::Replayer => assert_eq!(code.as_deref(), Some("store_unavailable"), "{change:?}"),
                 Sealing::None => assert!(is_whole_message(&answer), "{change:?}: {answer:?}"),
@@ -113,7 +113,7 @@ async fn changes_do_no_harm<S: StoreAdmin + Clone>(store: S, sealing: Sealing, s
     }
 }
 
-/// Whether its head says of its body what is true, and nothing of the connection.
+/// Returns whether the head describes the body correctly, and has no headers that a replay must not have.
 fn is_whole_message(answer: &Answer) -> bool {
     let lengths: Vec<_> = answer.headers.get_all("content-length").iter().collect();
     let has_body = !matches!(answer.status.as_u16(), 204 | 304);
@@ -123,7 +123,7 @@ fn is_whole_message(answer: &Answer) -> bool {
         && ["transfer-encoding", "connection", "set-cookie"].iter().all(|name| !answer.headers.contains_key(*name))
 }
 
-/// Each byte of it, changed by one bit.
+/// Returns a copy for each byte, in which one bit of that byte is changed.
 fn with_each_byte_changed(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     (0..bytes.len()).map(|index| {
         let mut changed = bytes.to_vec();
@@ -132,7 +132,7 @@ fn with_each_byte_changed(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     })
 }
 
-/// What was there before the changes.
+/// The stored entry before the changes.
 #[derive(Default)]
 struct Original<T>(Mutex<Option<T>>);
 

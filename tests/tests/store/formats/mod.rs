@@ -1,7 +1,8 @@
-//! Formats at rest: this version reads what each released version has written, and writes the same.
+//! Formats at rest: this version reads the data of each released version, and writes the same format.
 //!
-//! Each file here was written by a version. Do not change one: if a test fails, old and new processes of a rolling deploy would
-//! not understand each other. A change of a format needs a number, a migration where the store has them, and a new file.
+//! Each file here was written by a released version. Do not change a file: if a test fails, old and new processes of a
+//! rolling deploy would not understand each other. A change of a format needs a new version number, a new file and, if
+//! the store has migrations, a migration.
 
 mod postgres;
 
@@ -23,14 +24,14 @@ const SQLITE_1: &str = include_str!("sqlite-1.sql");
 const SQLITE: &str = include_str!("sqlite-2.sql");
 const REDIS: &str = include_str!("redis-1.txt");
 
-/// The files are not to expire.
+/// A ttl so long that the entries in the files do not expire.
 const CENTURY: Duration = Duration::from_hours(24 * 36_525);
 
 fn key(name: &str) -> RecordKey {
     RecordKey::new("formats", Some("a caller"), name)
 }
 
-/// The fingerprint and the token of each entry are known.
+/// Returns a request with this token and the fingerprint that all entries have.
 fn request(token: u128, after_crash: AfterCrash) -> ClaimRequest {
     ClaimRequest::new(Token::from_u128(token), Fingerprint::from_bytes([7; 32]))
         .with_lease(Duration::from_hours(1))
@@ -51,7 +52,7 @@ fn recorded() -> Record {
     record(RecordedBody::Whole("paid\0\u{fc}".into()))
 }
 
-/// A record, one without its body, a claim that is held, and an unknown outcome.
+/// Writes a record, a record without its body, a running claim, and a claim with an unknown outcome.
 async fn write(store: &impl StoreAdmin) {
     for (token, name, record) in [(1, "recorded", recorded()), (2, "without-body", record(RecordedBody::NotRecorded))] {
         let claim = request(token, AfterCrash::Rerun);
@@ -70,7 +71,8 @@ const IN_FLIGHT: Claim = Claim::InFlight { fingerprint: Fingerprint::from_bytes(
 
 const LAPSED: Claim = Claim::Lapsed { fingerprint: Fingerprint::from_bytes([7; 32]) };
 
-/// What [`write`] has written, by this version or another one; `unknown` is what a claim meets under that name.
+/// Checks the entries that [`write`] has written, in this version or another one. `unknown` is the answer to a claim of
+/// the key with that name.
 async fn read(store: &impl StoreAdmin, unknown: Claim) {
     let mut claims = Vec::new();
     for name in ["recorded", "without-body", "running", "unknown"] {
@@ -79,7 +81,7 @@ async fn read(store: &impl StoreAdmin, unknown: Claim) {
     let expected =
         [Claim::Completed(recorded()), Claim::Completed(record(RecordedBody::NotRecorded)), IN_FLIGHT, unknown];
     assert_eq!(claims, expected);
-    // Its process is still alive, in a rolling deploy.
+    // In a rolling deploy, the process of the running claim is still alive.
     let (running, token) = (key("running"), Token::from_u128(3));
     assert_eq!(store.renew(&running, token, Duration::from_mins(1)).await.expect("it renews"), Held::Yes);
     let completed = store.complete(&running, token, recorded(), CENTURY).await;
@@ -101,7 +103,7 @@ async fn sqlite_file_of_a_released_version_is_read() {
         let file = SqliteFile::new();
         file.execute(written).await;
         let store = SqliteStore::builder(file.path()).max_bytes(1 << 20).open().await.expect("it opens");
-        // Without the file of leases, as in a backup, each claim has one more lease.
+        // Without the file of leases, as after a restore of a backup, each claim gets one more lease.
         read(&store, IN_FLIGHT).await;
         let claim = request(5, AfterCrash::Rerun).with_owner(Owner::from_u128(1));
         assert_eq!(store.claim(&key("new"), claim).await.expect("it claims"), Claim::Acquired { attempt: 1 });
@@ -117,7 +119,7 @@ async fn sqlite_file_is_written_as_released_versions_wrote_it() {
     old.execute(SQLITE).await;
     let store = SqliteStore::open(new.path()).await.expect("it opens");
     write(&store).await;
-    // Of an open claim, the renewals are in the file of leases.
+    // The renewals of a running claim are in the file of leases, not in these rows.
     let rows = "SELECT format('%s %s %s %s %d %d %d %s %s %d %d', key, state, fingerprint, token, attempt, claim_ttl, status, \
                 headers, hex(body), recorded_at, expires_at = 9223372036854775807) FROM idempotency_records ORDER BY key";
     assert_eq!(sqlite_texts(&new, rows).await, sqlite_texts(&old, rows).await);
@@ -130,7 +132,7 @@ async fn sqlite_file_is_written_as_released_versions_wrote_it() {
     assert_eq!(of(&new).await, of(&old).await, "a change of the tables needs a new version of the file");
 }
 
-/// Lines of names and values.
+/// Returns the name and the value in each line of the file.
 fn redis_values() -> impl Iterator<Item = (&'static str, &'static str)> {
     REDIS.lines().filter_map(|line| line.split_once(' '))
 }
@@ -148,7 +150,7 @@ async fn store_with(server: &RedisServer) -> RedisStore {
     RedisStore::connect(&server.url()).await.expect("the store opens")
 }
 
-/// The time when a lease ended differs.
+/// Replaces the end of the lease, which differs between runs, by a fixed time.
 fn without_time(value: &str) -> String {
     let Some((before, _)) = value.split_once("\"lease_until\":") else { return value.to_owned() };
     format!("{before}\"lease_until\":1700000000123}}")
@@ -184,7 +186,8 @@ async fn charge(registry: RegistryBuilder, body: &'static str) -> Answer {
     answer(request.header("authorization", "Bearer 5").header("content-type", "text/plain").body(body)).await
 }
 
-/// Key, fingerprint, record and seal: a retry that reaches a process of another version must be the same request there.
+/// Key, fingerprint, record and seal keep their form: a retry that reaches a process of another version must be the
+/// same request there.
 #[tokio::test]
 async fn redis_values_of_a_released_version_are_replayed() {
     let server = RedisServer::start(&[]).await;
@@ -215,7 +218,7 @@ async fn redis_value_of_a_newer_version_is_rejected_clearly() {
     }
 }
 
-/// In every store, and in what is sealed.
+/// All stores write headers in this form, and so does the seal.
 #[test]
 fn sensitive_values_are_written_with_their_mark() {
     let sensitive = |bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! The tables of PostgreSQL, of which each migration made a version.
+//! The tables of PostgreSQL. Each migration made a new version of them.
 
 use idempotent_runtime::store::{AfterCrash, PostgresStore, Store, StoreAdmin};
 use idempotent_tests::postgres::PostgresServer;
@@ -6,12 +6,12 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{LAPSED, key, read, request, write};
 
-/// The tables of a version, and rows of a program of that version.
+/// The migration to each version, and rows that a program of that version writes.
 const VERSIONS: [(&str, &str); 4] = [
     (include_str!("postgres-1.sql"), include_str!("postgres-1-rows.sql")),
     (include_str!("postgres-2.sql"), include_str!("postgres-2-rows.sql")),
     (include_str!("postgres-3.sql"), include_str!("postgres-3-rows.sql")),
-    // Its programs write the rows as those of version 3 do.
+    // Programs of version 4 write the same rows as programs of version 3.
     (include_str!("postgres-4.sql"), include_str!("postgres-3-rows.sql")),
 ];
 
@@ -27,7 +27,7 @@ async fn texts(pool: &PgPool, query: &'static str) -> Vec<String> {
     sqlx::query_scalar(query).fetch_all(pool).await.expect("the tables are read")
 }
 
-/// All but the times that differ.
+/// Selects all columns but the times that differ between runs.
 const ROWS: &str = "SELECT concat_ws(' ', encode(digest, 'hex'), key, state, fingerprint, token, attempt, claim_ttl, awaited, \
      lease_until < now(), isfinite(expires_at), isfinite(delete_after), guards_token, extract(epoch FROM recorded_at), status, \
      headers, encode(body, 'hex')) FROM idempotency.records ORDER BY key";
@@ -67,7 +67,7 @@ async fn postgres_tables_of_each_version_are_migrated_and_read() {
     }
 }
 
-/// In a rolling deploy the first process of the new version migrates, and those of the old one go on.
+/// In a rolling deploy, the first process of the new version migrates while processes of the old version still run.
 #[tokio::test]
 async fn postgres_rows_of_older_programs_in_new_tables_are_read() {
     for (number, (_, old_rows)) in VERSIONS.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What is particular to the store in memory: its bound, and how it forgets.
+//! The size limit of the memory store, and how it deletes expired entries.
 
 use std::future::pending;
 use std::sync::mpsc;
@@ -50,7 +50,7 @@ async fn unknown_outcomes_stay_and_stay_counted_in_the_bound() {
         granted += 1;
     }
     let used = store.used_bytes();
-    // Longer than the coarse clock of the queue of expiries can tell.
+    // Longer than the coarse clock of the queue of expiries can represent.
     for _ in 0..10 {
         tokio::time::advance(Duration::from_hours(24 * 365)).await;
         assert_eq!(store.delete_expired().await.expect("memory answers"), 0);
@@ -147,7 +147,7 @@ async fn a_full_store_rejects_new_claims_and_nothing_else() {
         }
     }
     assert!((5..40).contains(&kept), "{kept} records of 500 bytes");
-    // The claim that was granted takes its record, whatever it costs.
+    // The claim that was granted takes its record, however large the record is.
     assert_eq!(store.complete(&key(0), running.token, record(50_000), TTL).await.expect("kept"), Held::Yes);
     for number in 0..=kept {
         assert!(matches!(store.claim(&key(number), request()).await, Ok(Claim::Completed(_))), "{number} was evicted");
@@ -206,7 +206,8 @@ async fn a_full_store_makes_room_from_what_has_expired() {
     assert!(store.claim(&key(1_000_000), request()).await.is_ok());
 }
 
-/// The claims of a caller beyond its share have a pace of their own.
+/// Rejected claims of a caller beyond its share start deletions at their own rate, so that a full store still makes
+/// room for others.
 #[tokio::test(start_paused = true)]
 async fn caller_beyond_its_share_keeps_no_room_from_others() {
     let store = MemoryStore::builder().max_bytes(3_000).max_bytes_per_caller(1_000).build();
@@ -242,7 +243,7 @@ fn it_forgets_on_in_another_runtime_when_the_first_one_is_gone() {
     });
 }
 
-/// A claim that is rejected starts no entry, which would spawn the task again.
+/// A rejected claim makes no entry, and only a new entry would spawn the store's task again.
 #[test]
 fn it_gives_a_share_back_when_its_runtime_is_gone() {
     let store = MemoryStore::builder().max_bytes_per_caller(250).build();
@@ -259,7 +260,7 @@ fn it_gives_a_share_back_when_its_runtime_is_gone() {
     });
 }
 
-/// Claims when its runtime drops it.
+/// A value that claims a key when its runtime drops it.
 struct ClaimsAtTheEnd(MemoryStore);
 
 impl Drop for ClaimsAtTheEnd {
@@ -269,7 +270,7 @@ impl Drop for ClaimsAtTheEnd {
     }
 }
 
-/// The task that would forget is dropped as it is spawned.
+/// The runtime drops the store's task, which deletes expired entries, as soon as it is spawned.
 #[test]
 fn a_claim_in_a_runtime_that_shuts_down_does_not_hang() {
     let (ended, end) = mpsc::channel();

@@ -6,7 +6,7 @@ use idempotent_tests::eventually;
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::stores::claim_request;
 
-/// The claim's statement has read that nothing was given back, and stands still before it writes.
+/// The claim's statement has read that nothing was given back, and pauses before it writes.
 #[tokio::test]
 async fn claim_given_back_in_its_statement_is_kept_out() {
     let database = PostgresServer::shared().await.database().await;

@@ -259,7 +259,7 @@ async fn one_process_deletes_expired_rows_at_a_time() {
     let database = PostgresServer::shared().await.database().await;
     let (pool, other) = (database.pool(4).await, database.pool(1).await);
     let (store, elsewhere) = (migrated(&pool).await, PostgresStore::new(other));
-    // More than one batch; the deletion of the first one stands still until lock 42 is free.
+    // More than one batch. The deletion of the first batch waits until lock 42 is free.
     execute(
         &pool,
         "INSERT INTO idempotency.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at)
@@ -310,6 +310,6 @@ async fn resolution_that_postgres_rejects_for_good_is_told() {
     let (key, request) = (RecordKey::new("charges", None, "k"), claim_request().with_lease(Duration::ZERO));
     let _ = store.claim(&key, request).await.expect("the store claims");
     let resolution = Resolution::executed(record("x".repeat(1000)), Duration::from_mins(1));
-    let refused = store.resolve(&key, request.token, resolution).await;
-    assert!(matches!(refused, Err(StoreError::RecordRejected(_))), "{refused:?}");
+    let rejected = store.resolve(&key, request.token, resolution).await;
+    assert!(matches!(rejected, Err(StoreError::RecordRejected(_))), "{rejected:?}");
 }

@@ -31,27 +31,27 @@ async fn nothing_in_clear_leaves_for_postgres_unless_written() {
     let database = server.database().await;
     let url = database.url_at("tester", ELSEWHERE);
 
-    let refused = PostgresStore::connect(&url).await.expect_err("it has no TLS").to_string();
-    assert!(refused.contains("`ssl = on`") && refused.contains("`sslmode=disable`"), "{refused}");
+    let rejected = PostgresStore::connect(&url).await.expect_err("it has no TLS").to_string();
+    assert!(rejected.contains("`ssl = on`") && rejected.contains("`sslmode=disable`"), "{rejected}");
     // The application's own pool goes on in clear without a word. The store does not.
     let pool = PgPoolOptions::new().max_connections(2).connect(&url).await.expect("sqlx falls back");
     let store = PostgresStore::new(pool.clone());
-    let refused = format!("{:?}", store.migrate().await.expect_err("it has no TLS"));
-    assert!(refused.contains("`ssl = on`") && refused.contains("`sslmode=disable`"), "{refused}");
+    let rejected = format!("{:?}", store.migrate().await.expect_err("it has no TLS"));
+    assert!(rejected.contains("`ssl = on`") && rejected.contains("`sslmode=disable`"), "{rejected}");
     let key = RecordKey::new("tls", None, "k");
-    let refused = store.claim(&key, claim_request()).await.expect_err("it has no TLS");
-    assert!(matches!(&refused, StoreError::NotSent(_)), "{refused:?}");
+    let rejected = store.claim(&key, claim_request()).await.expect_err("it has no TLS");
+    assert!(matches!(&rejected, StoreError::NotSent(_)), "{rejected:?}");
     let registry = Registry::new(store);
     let server_of_http = Server::start(Router::new().route("/transfers", post(transfer)).layer(registry.layer())).await;
-    let refused = server_of_http.post_with_key("/transfers", "k").await;
-    assert_eq!(refused.rejection(), "store_unavailable");
+    let rejected = server_of_http.post_with_key("/transfers", "k").await;
+    assert_eq!(rejected.rejection(), "store_unavailable");
     for written in [format!("{url}?sslmode=disable"), database.url_at("tester", "127.0.0.1")] {
         PostgresStore::connect(&written).await.expect("it may be in clear").migrate().await.expect("it migrates");
     }
 }
 
 #[tokio::test]
-async fn postgres_certificate_that_proves_nothing_is_refused() {
+async fn untrusted_postgres_certificate_is_rejected() {
     let certificates = Certificates::new();
     let path = |name| certificates.path(name);
     let hba = path("pg_hba.conf");
@@ -141,8 +141,8 @@ async fn each_connection_of_a_transaction_is_proven_to_be_encrypted() {
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_ssl WHERE ssl AND pid <> pg_backend_pid()";
     let ended = sqlx::query_scalar::<_, i64>(end).fetch_one(&direct).await.expect("the server answers");
     assert!(ended >= 1, "the connections end");
-    let refused = http.post_with_key("/processes", "k2").await;
-    assert_eq!(refused.rejection(), "store_unavailable");
+    let rejected = http.post_with_key("/processes", "k2").await;
+    assert_eq!(rejected.rejection(), "store_unavailable");
     set_tls("on").await;
     let again = eventually(async || http.post_with_key("/processes", "k2").await, |answer| answer.status == 200).await;
     assert!(!again.is_replay());

@@ -1,4 +1,4 @@
-//! A claim that was given back is kept out in every slot of a Cluster.
+//! A claim that arrives after it was given back is rejected, in every slot of a Cluster.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn request(after_crash: AfterCrash) -> ClaimRequest {
         .with_after_crash(after_crash)
 }
 
-/// What a client writes in its key, or an application in its prefix, decides over the slot of a name.
+/// The key of a client and the prefix of an application decide in which slot a name is.
 #[tokio::test]
 async fn cluster_keeps_given_back_claims_of_odd_names_out() {
     let cluster = RedisCluster::shared().await;
@@ -35,7 +35,8 @@ async fn cluster_keeps_given_back_claims_of_odd_names_out() {
     }
 }
 
-/// The client of a Cluster sends a claim again by itself, and does not tell: the other one may arrive after the release.
+/// The client of a Cluster can send a claim twice without telling the store. The second one may arrive after the
+/// release.
 #[tokio::test]
 async fn cluster_keeps_second_try_of_a_released_claim_out() {
     let cluster = RedisCluster::shared().await;

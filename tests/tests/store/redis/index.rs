@@ -1,4 +1,4 @@
-//! The sets of the names of claims: what enters them, what leaves them, and what they cost.
+//! The sets with the names of claims: which names enter them, which leave them, and how many commands that takes.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn claims_among_20_000_records_are_found_without_a_scan() {
     assert_eq!(scans(&server).await, before);
 }
 
-/// What `name` was called since the last reset.
+/// Returns how often the command `name` was called since the last reset.
 async fn calls(server: &RedisServer, name: &str) -> u64 {
     figure(server, "commandstats", &format!("cmdstat_{name}:calls=")).await
 }
@@ -55,7 +55,7 @@ async fn first_execution_enters_a_name_and_a_replay_none() {
     let server = RedisServer::start(&[]).await;
     let store = RedisStore::connect(&server.url()).await.expect("the store opens");
     let (key, warm) = (RecordKey::new("charges", None, "k"), RecordKey::new("charges", None, "warm"));
-    // The server learns the script.
+    // Afterwards, the server has the scripts.
     let first = request();
     let _ = store.claim(&warm, first).await.expect("it claims");
     let _ = store.complete(&warm, first.token, record("paid"), first.ttl).await.expect("it records");
@@ -67,7 +67,7 @@ async fn first_execution_enters_a_name_and_a_replay_none() {
         assert!(matches!(store.claim(&key, request()).await, Ok(Claim::Completed(_))));
     }
     let counted = [calls(&server, "set").await, calls(&server, "zadd").await, calls(&server, "zrem").await];
-    // One `SET` for each of four claims, and one in the script that records. Before version 7, a claim is a script.
+    // One `SET` for each of four claims, and one in the script that records. Before version 7, a script makes a claim.
     let (sets, scripts) = if server.version().await >= 7 { (5, 1) } else { (2, 5) };
     assert_eq!(counted, [sets, 1, 1], "SET, ZADD, ZREM");
     assert_eq!(calls(&server, "evalsha").await, scripts);
@@ -101,7 +101,7 @@ async fn names_of_claims_that_ended_unseen_leave_a_listing() {
     let store = RedisStore::connect(&server.url()).await.expect("the store opens");
     let _ = store.claim(&RecordKey::new("charges", None, "runs"), request()).await.expect("it claims");
     let _ = keys_of_claims(&store).await;
-    // As a process of another version leaves them, which knows nothing of the set.
+    // Such names are left if a process of another version, which does not know the set, ends the claims.
     for (name, value) in [("gone", None), ("other", Some("x"))] {
         let _: u64 = server.command(&format!("ZADD idempotency:claims 9e15 idempotency:charges//{name}")).await;
         if let Some(value) = value {
@@ -112,7 +112,7 @@ async fn names_of_claims_that_ended_unseen_leave_a_listing() {
     assert_eq!(server.command::<u64>("ZCARD idempotency:claims").await, 1);
 }
 
-/// No slot has them all, and what ends a claim there removes its name.
+/// No slot has all names. The end of a claim removes its name from the set in its slot.
 #[tokio::test]
 async fn names_of_a_cluster_are_spread_and_removed() {
     let cluster = RedisCluster::shared().await;

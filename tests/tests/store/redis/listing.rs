@@ -15,7 +15,7 @@ fn record(body: Vec<u8>) -> Record {
     Record::new(StatusCode::CREATED, Vec::new(), RecordedBody::Whole(body.into()), fingerprint, SystemTime::UNIX_EPOCH)
 }
 
-/// The sum of one kind of figures of `INFO`.
+/// Returns the first number in the line of `INFO` that begins with `name`, or 0 without such a line.
 pub(super) async fn figure(server: &RedisServer, section: &str, name: &str) -> u64 {
     let info: String = server.command(&format!("INFO {section}")).await;
     let line = info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
@@ -87,7 +87,7 @@ async fn listing_and_counting_read_no_bodies() {
         let _ = store.claim(&key, claim).await.expect("the store claims");
         let held = store.complete(&key, claim.token, record(vec![b'x'; size]), claim.ttl).await;
         assert_eq!(held.expect("the store records"), Held::Yes);
-        // As after a crash between the record and its end in a Cluster.
+        // In a Cluster, the name stays in this set if the process crashes after it has written the record.
         let _: u64 = server.command(&format!("SADD idempotency:unknown_outcomes idempotency:{}", key.as_str())).await;
     }
     let before = bytes_sent(&server).await;
@@ -102,7 +102,7 @@ async fn listing_and_counting_read_no_bodies() {
     assert!(bytes_sent(&server).await - before < 100_000);
 }
 
-/// What a listing holds up on its own connection holds up no claim.
+/// A listing that blocks its own connection delays no claim.
 #[tokio::test]
 async fn listing_has_a_connection_of_its_own() {
     let server = RedisServer::start(&[]).await;
@@ -128,7 +128,7 @@ async fn cursor_of_another_store_is_an_error() {
     }
 }
 
-/// Each call takes its time, and a page needs many.
+/// Each call is slow, and a page needs many calls.
 #[tokio::test]
 async fn page_ends_after_half_a_second_and_goes_on() {
     let server = RedisServer::start(&[]).await;
@@ -137,7 +137,7 @@ async fn page_ends_after_half_a_second_and_goes_on() {
     let store = RedisStore::connect(&format!("redis://{}/", proxy.address())).await.expect("the store opens");
     proxy.set(Mode::Delays(Duration::from_millis(50)));
     let page = store.list(None, 2_500).await.expect("the store lists");
-    // Each hundred of them takes a round trip of 100 ms.
+    // A hundred entries take a round trip of 100 ms.
     assert!((1..=500).contains(&page.entries.len()), "{}", page.entries.len());
     proxy.set(Mode::Passes);
     let (mut cursor, mut seen) = (page.next, HashSet::new());
@@ -152,7 +152,7 @@ async fn page_ends_after_half_a_second_and_goes_on() {
     assert_eq!(seen.len(), 2_500);
 }
 
-/// A page does not go through all of them.
+/// A page does not go through all names of other applications.
 #[tokio::test]
 async fn page_among_many_names_of_others_ends_and_goes_on() {
     let server = RedisServer::start(&["--appendonly no"]).await;
@@ -160,7 +160,7 @@ async fn page_among_many_names_of_others_ends_and_goes_on() {
         redis::Script::new("for number = ARGV[1], ARGV[1] + 1999 do redis.call('SET', 'other:' .. number, '') end");
     let connection = server.connection().await;
     for first in (0..260_000).step_by(2_000) {
-        // On a busy machine, the answer may be late: the same again.
+        // On a busy machine, the answer may be late. Then the same call is sent again.
         let make = async || others.arg(first).invoke_async::<()>(&mut connection.clone()).await;
         eventually(make, Result::is_ok).await.expect("awaited");
     }

@@ -1,4 +1,4 @@
-//! Stores of several prefixes on one server.
+//! Stores with several prefixes on one server.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn prefix_shows_and_purges_no_name_of_a_longer_one() {
     }
 }
 
-/// A Cluster chooses the slot of a name by what is between its first braces.
+/// A Cluster chooses the slot of a name by the text between its first braces.
 #[tokio::test]
 async fn keys_with_equal_braces_are_spread_over_a_cluster() {
     let (cluster, prefix) = (RedisCluster::shared().await, prefix());

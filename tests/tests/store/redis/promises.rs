@@ -1,4 +1,4 @@
-//! What the store in Redis promises beyond the contract of every store.
+//! Promises of the Redis store beyond the contract of every store.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn a_value_can_be_read_by_a_person() {
 async fn a_replay_is_one_round_trip_and_a_first_execution_two() {
     let server = RedisServer::start(&[]).await;
     let app = serve(connect(&server).await, &Runs::free()).await;
-    // The scripts are known afterwards, as they are for all but the first request of a server's life.
+    // Afterwards, the server has the scripts, as it has for all requests but the first ones after its start.
     send(&app, "warm").await;
     send(&app, "warm").await;
     let commands = async || {
@@ -53,8 +53,9 @@ async fn a_replay_is_one_round_trip_and_a_first_execution_two() {
         let of = |command: &str| -> u64 {
             stats.lines().filter(|line| line.starts_with(&format!("cmdstat_{command}"))).filter_map(calls).sum()
         };
-        // What scripts call is counted too, and only what arrived counts here. A script that completes calls `SET` once and
-        // publishes once. One that claims, as before version 7, calls `SET` once and `EXISTS` once.
+        // Redis also counts the commands that scripts call, but only commands that arrived count here. The script that
+        // completes calls `SET` once and publishes once. The script that claims, which is used before version 7, calls
+        // `SET` once and `EXISTS` once.
         of("eval") + of("script") + of("set:") - of("publish:") - of("exists:")
     };
     let before = commands().await;
@@ -114,7 +115,7 @@ async fn full_server_replays_and_takes_records_of_granted_claims() {
     });
     assert_eq!(granted.text(), "charge 2");
     if server.version().await < 7 {
-        // It takes no record either, until there is room.
+        // Before version 7, a full server does not take a record either, until there is room.
         assert_eq!(send(&app, "granted").await.rejection(), "in_flight");
         let _: String = server.command("CONFIG SET maxmemory 0").await;
         eventually(async || send(&app, "granted").await, Answer::is_replay).await;
@@ -164,7 +165,7 @@ async fn a_waiter_elsewhere_is_woken_by_the_message() {
     let pairs = [(connect(server).await, connect(server).await), (in_cluster().await, in_cluster().await)];
     for (here, there) in pairs {
         for ends in ["completes", "releases"] {
-            // Until it listens, nothing is heard; and when it begins to, every waiter is woken once.
+            // A store gets no message before it has subscribed. When it has subscribed, it wakes every waiter once.
             let first = RecordKey::new("wakes", Some("first"), ends);
             let listens = async || {
                 loop {
@@ -178,7 +179,7 @@ async fn a_waiter_elsewhere_is_woken_by_the_message() {
                     }
                 }
             };
-            // Twice: the first time may be that wake-up.
+            // The first success may be that wake-up, so there must be a second one.
             for _ in 0..2 {
                 tokio::time::timeout(PATIENCE, listens()).await.expect("it listens");
             }
@@ -213,7 +214,7 @@ async fn server_that_cannot_save_is_full_and_not_unreachable() {
     assert!(matches!(error, StoreError::Full), "{error:?}");
 }
 
-/// A Cluster's client sends a call again by itself, so a full server may have made the claim before.
+/// The client of a Cluster repeats a call by itself, so a full server may have made the claim in an earlier try.
 #[tokio::test]
 async fn claim_made_before_its_server_was_full_is_busy() {
     let server = RedisServer::start_cluster_of_one().await;
@@ -228,7 +229,7 @@ async fn claim_made_before_its_server_was_full_is_busy() {
     assert!(matches!(other, StoreError::Full), "{other:?}");
 }
 
-/// A channel has no database and no key pattern: the users of others may subscribe to it.
+/// A channel belongs to no database and no key pattern, so users of other applications may subscribe to it.
 #[tokio::test]
 async fn messages_of_ended_claims_show_no_key() {
     let server = RedisServer::start(&[]).await;
@@ -285,13 +286,13 @@ async fn a_write_that_too_few_replicas_have_is_rejected() {
     let (key, claim) = (RecordKey::new("charges", None, "k"), claim_request());
     assert_eq!(store.claim(&key, claim).await.expect("a replica has it"), Claim::Acquired { attempt: 1 });
     assert_eq!(store.complete(&key, claim.token, record(b"paid"), claim.ttl).await.expect("it has it"), Held::Yes);
-    // The replica has it without being asked to wait any longer.
+    // The replica already has the record, so the test does not wait for it.
     let copy: String = replica.command(&format!("GET idempotency:{}", key.as_str())).await;
     assert!(copy.contains("completed"), "{copy}");
 
     replica.signal("STOP");
     let impatient = wait(1, Duration::from_millis(100)).await.expect("the store opens");
-    // The second time on another connection, which must not take it for granted that the first one's write is there.
+    // The second call uses another connection. It must not assume that the replica has the write of the first call.
     let (other, claim) = (RecordKey::new("charges", None, "other"), claim_request());
     for _ in 0..2 {
         let error = impatient.claim(&other, claim).await.expect_err("none has it");
@@ -359,7 +360,7 @@ async fn in_a_cluster_keys_lie_on_all_masters_and_are_all_listed() {
     assert_eq!(listed, 60);
 }
 
-/// The server says that 0 ms are left for up to a millisecond before the key is gone.
+/// For up to a millisecond before a key expires, the server says that 0 ms are left.
 #[tokio::test]
 async fn claim_repeated_in_its_last_millisecond_still_expires() {
     let server = RedisServer::start(&[]).await;
@@ -372,7 +373,7 @@ async fn claim_repeated_in_its_last_millisecond_still_expires() {
             let _ = store.claim(&key, request).await.expect("the store claims");
         }
     }
-    // Their names are left, in one set.
+    // Only the set with the names of the claims is left.
     eventually(async || server.command::<u64>("DBSIZE").await, |left| *left <= 1).await;
     assert_eq!(server.command::<String>("RANDOMKEY").await, "idempotency:claims");
 }

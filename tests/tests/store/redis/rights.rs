@@ -1,4 +1,4 @@
-//! What a user of the server must be allowed to do, and what the server must be like: checked when the store is opened.
+//! The rights that a user of the server needs, and the settings that the server needs. The store checks both at open.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn request(after_crash: AfterCrash) -> ClaimRequest {
         .with_after_crash(after_crash)
 }
 
-/// The server's URL for a user of these rights.
+/// Creates a user with these rights. Returns the server's URL for this user.
 async fn url_of_user(server: &RedisServer, rights: &str) -> String {
     let () = server.command(&format!("ACL SETUSER app reset on >secret resetchannels {rights}")).await;
     server.url().replace("redis://", "redis://app:secret@")
@@ -62,7 +62,7 @@ async fn server_of_unknown_policy_is_rejected_unless_allowed() {
     }
 }
 
-/// As one that was promoted, or that has joined a Cluster, may.
+/// A server that is promoted, or that joins a Cluster, may evict keys although the other servers do not.
 #[tokio::test]
 async fn server_that_evicts_later_takes_no_claims_meanwhile() {
     let server = RedisServer::start(&[]).await;
@@ -71,8 +71,8 @@ async fn server_that_evicts_later_takes_no_claims_meanwhile() {
     let claim = async || store.claim(&key, request(AfterCrash::Rerun)).await;
     assert!(claim().await.is_ok());
     let _: String = server.command("CONFIG SET maxmemory-policy allkeys-lru").await;
-    let refused = eventually(claim, Result::is_err).await.expect_err("awaited");
-    let StoreError::NotSent(cause) = refused else { panic!("{refused:?}") };
+    let rejected = eventually(claim, Result::is_err).await.expect_err("awaited");
+    let StoreError::NotSent(cause) = rejected else { panic!("{rejected:?}") };
     let told = cause.to_string();
     assert!(told.contains("allkeys-lru") && told.contains(".allow_eviction()"), "{told}");
     let _: String = server.command("CONFIG SET maxmemory-policy noeviction").await;
@@ -84,7 +84,7 @@ async fn runs_unguarded() -> &'static str {
     "done"
 }
 
-/// It can be asked, and a record is still there.
+/// The server still answers, and the record is still there, so `on_store_error = "run"` does not apply.
 #[tokio::test]
 async fn server_that_evicts_later_lets_nothing_run_unguarded() {
     let server = RedisServer::start(&[]).await;
@@ -115,7 +115,7 @@ fn page(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).expect("the page is there")
 }
 
-/// The rights of the pages for operators, for the default prefix.
+/// Returns the rights that the guide and the page for operators name, for the default prefix.
 fn documented() -> Vec<String> {
     let rights = |path| {
         let page = page(path);
@@ -128,7 +128,7 @@ fn documented() -> Vec<String> {
     of_guide
 }
 
-/// Those that were made by others than the one who asks.
+/// Returns the number of connections to the server, without the one that asks for it.
 async fn connections(server: &RedisServer) -> usize {
     server.command::<String>("CLIENT LIST").await.lines().count() - 1
 }
@@ -204,7 +204,7 @@ async fn user_of_the_documented_rights_does_everything() {
         let url = format!("{}{protocol}", url_of_user(&server, &documented().join(" ")).await);
         let store = RedisStore::connect(&url).await.expect("the rights are enough");
         claims_records_and_lists(&store).await;
-        // It is woken, too.
+        // This user also receives the message that wakes a waiter.
         let (key, claim) = (RecordKey::new("rights", None, "woken"), request(AfterCrash::Rerun));
         let _ = store.claim(&key, claim).await.expect("it claims");
         let mut heard = std::pin::pin!(store.changed(&key));
@@ -228,7 +228,7 @@ async fn each_documented_right_is_needed_and_named_at_open() {
         let logs = Logs::collect();
         let opened = RedisStore::connect(&url).await;
         match missing.as_str() {
-            // `INFO` tells the policy.
+            // Without this right, the store gets the eviction policy from `INFO`.
             "+config|get" => drop(opened.expect("it is optional")),
             "+info" | "+publish" | "+subscribe" | "&idempotency:ended" => {
                 let store = opened.unwrap_or_else(|error| panic!("{missing}: {error}"));

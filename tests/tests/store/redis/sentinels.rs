@@ -1,4 +1,4 @@
-//! A store on the master that a Sentinel names: how its URL is read, and what is wrong with one.
+//! A store on the master that a Sentinel names: passwords, rights and TLS in its URL, and the errors of wrong URLs.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use idempotent_tests::sentinel::Sentinel;
 use idempotent_tests::sqlite::acquire;
 use idempotent_tests::{Certificates, eventually};
 
-/// A Sentinel that has just started may not know the state of its master yet.
+/// Opens a store. Tries again, because a Sentinel that has just started may not know the state of its master yet.
 async fn open(url: &str) -> RedisStore {
     let opened = async || RedisStore::connect(url).await;
     eventually(opened, Result::is_ok).await.expect("awaited")
@@ -43,7 +43,7 @@ async fn sentinel_with_its_own_password_names_the_master() {
     }
 }
 
-/// The rights that the page for operators tells for a user of the Sentinels.
+/// Returns the rights that the page for operators names for a user of the Sentinels.
 fn documented() -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations/redis.md");
     let page = fs::read_to_string(page).expect("the page is there");
@@ -55,7 +55,7 @@ fn documented() -> Vec<String> {
 async fn user_of_the_documented_rights_asks_and_hears_sentinels() {
     let master = RedisServer::start(&[]).await;
     let rights = documented();
-    // Before version 7.2, there is no such command.
+    // Before version 7.2, Redis does not have this command.
     let rights: Vec<&str> = rights.iter().map(String::as_str).filter(|right| *right != "+client|setinfo").collect();
     let user =
         |name: &str, rights: &[&str]| format!("user {name} on >sentinels-own resetchannels {}", rights.join(" "));
@@ -94,7 +94,7 @@ async fn sentinel_and_master_are_reached_by_tls() {
     let ca = certificates.path("ca.pem");
     let store = open(&format!("rediss+sentinel://localhost:{port}/shop/0?cacert={ca}")).await;
     acquire(&store, &RecordKey::new("sentinels", None, "tls")).await;
-    // Its other port has no TLS, and the master has.
+    // The other port of the Sentinel has no TLS, and the master has TLS.
     open(&format!("rediss+sentinel://{}/shop/0?cacert={ca}&sentinel_tls=disable", sentinel.address())).await;
     let other = certificates.path("other-ca.pem");
     let told = RedisStore::connect(&format!("rediss+sentinel://localhost:{port}/shop/0?cacert={other}")).await;

@@ -1,4 +1,4 @@
-//! TLS to Redis: which certificates are believed, and what is never sent in clear.
+//! TLS to Redis: which certificates the store trusts, and to which servers it sends nothing without TLS.
 
 use std::pin::pin;
 
@@ -13,8 +13,8 @@ fn url(server: &RedisServer, host: &str, parameters: &str) -> String {
     format!("rediss://{host}:{}/?{parameters}", server.tls_port())
 }
 
-/// Why it does not open, with all causes.
-async fn refusal(url: &str) -> String {
+/// Returns why the store does not open, with all causes.
+async fn connect_error(url: &str) -> String {
     format!("{:?}", RedisStore::connect(url).await.expect_err(url))
 }
 
@@ -33,26 +33,26 @@ async fn tls_store_claims_and_wakes_its_waiters() {
 }
 
 #[tokio::test]
-async fn redis_certificate_that_proves_nothing_is_refused() {
+async fn untrusted_redis_certificate_is_rejected() {
     let certificates = Certificates::new();
     let server = RedisServer::start_with_tls(&certificates, &["--tls-auth-clients no"]).await;
     let (ca, other) = (certificates.path("ca.pem"), certificates.path("other-ca.pem"));
-    let unknown = refusal(&url(&server, "localhost", &format!("cacert={other}"))).await;
+    let unknown = connect_error(&url(&server, "localhost", &format!("cacert={other}"))).await;
     assert!(unknown.contains("UnknownIssuer"), "{unknown}");
-    let of_no_system = refusal(&url(&server, "localhost", "")).await;
+    let of_no_system = connect_error(&url(&server, "localhost", "")).await;
     assert!(of_no_system.contains("UnknownIssuer"), "{of_no_system}");
 
     let own = format!("cacert={ca}");
     let _: String = server.command(&format!("CONFIG SET tls-cert-file {}", certificates.path("named.pem"))).await;
-    let misnamed = refusal(&url(&server, "127.0.0.1", &own)).await;
+    let misnamed = connect_error(&url(&server, "127.0.0.1", &own)).await;
     assert!(misnamed.contains("not valid for name"), "{misnamed}");
     let _: String = server.command(&format!("CONFIG SET tls-cert-file {}", certificates.path("expired.pem"))).await;
-    let expired = refusal(&url(&server, "localhost", &own)).await;
+    let expired = connect_error(&url(&server, "localhost", &own)).await;
     assert!(expired.contains("expired"), "{expired}");
 }
 
 #[tokio::test]
-async fn client_without_its_certificate_is_refused() {
+async fn client_without_its_certificate_is_rejected() {
     let certificates = Certificates::new();
     let server = RedisServer::start_with_tls(&certificates, &[]).await;
     let parameters = format!("cacert={}", certificates.path("ca.pem"));
@@ -63,9 +63,9 @@ async fn client_without_its_certificate_is_refused() {
     RedisStore::connect(&url(&server, "localhost", &parameters)).await.expect("it has one");
 
     let nowhere = url(&server, "localhost", &format!("cert=/nowhere.pem&key={key}"));
-    assert!(refusal(&nowhere).await.contains("`/nowhere.pem` of the parameter `cert`"));
+    assert!(connect_error(&nowhere).await.contains("`/nowhere.pem` of the parameter `cert`"));
     let swapped = url(&server, "localhost", &format!("cert={key}&key={key}"));
-    assert!(refusal(&swapped).await.contains("no certificate in PEM"));
+    assert!(connect_error(&swapped).await.contains("no certificate in PEM"));
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn cluster_is_reached_by_tls() {
     assert!(unknown.contains("UnknownIssuer"), "{unknown}");
 }
 
-/// To the C library, `0x7f000001` is `127.0.0.1`; to this one it is a name as any other.
+/// The C library reads `0x7f000001` as `127.0.0.1`. This library takes it for the name of another machine.
 #[tokio::test]
 async fn nothing_in_clear_leaves_for_redis_unless_written() {
     let server = RedisServer::start(&[]).await;
@@ -106,14 +106,14 @@ async fn nothing_in_clear_leaves_for_redis_unless_written() {
     RedisStore::connect(&format!("{elsewhere}?tls=disable")).await.expect("it is written");
 }
 
-/// To this one a name as any other.
+/// The loopback address in a notation that this library takes for the name of another machine.
 const ELSEWHERE: &str = "0x7f000001";
 
 #[tokio::test]
 async fn redis_cluster_names_a_server_elsewhere_and_it_hears_nothing() {
     let node = FakeRedis::start(|_| "+OK\r\n".to_owned()).await;
     let named = format!("*3\r\n{}:{}\r\n{}", bulk(ELSEWHERE), node.port(), bulk(&"a".repeat(40)));
-    // As a replica too.
+    // The other server can be named as a master or as a replica.
     for replica in [false, true] {
         let named = named.clone();
         let here = format!("*3\r\n{}:1\r\n{}", bulk("127.0.0.1"), bulk(&"b".repeat(40)));
@@ -149,7 +149,7 @@ async fn redis_master_that_a_sentinel_names_elsewhere_hears_nothing() {
     })
     .await;
     let url = format!("redis+sentinel://:s3cret@127.0.0.1:{}/shop/0", sentinel.port());
-    let refused = refusal(&url).await;
-    assert!(refused.contains(ELSEWHERE) && refused.contains("`?tls=disable`"), "{refused}");
+    let rejected = connect_error(&url).await;
+    assert!(rejected.contains(ELSEWHERE) && rejected.contains("`?tls=disable`"), "{rejected}");
     assert_eq!(master.heard(), "");
 }

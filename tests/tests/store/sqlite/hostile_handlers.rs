@@ -1,4 +1,4 @@
-//! Handlers that change the connection of their transaction: tables that hide the store's, and hooks.
+//! Handlers that change the connection of their transaction: they hide the store's table, or replace its hook.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -10,7 +10,8 @@ use sqlx::Sqlite;
 
 use super::leases::open;
 
-/// A handler that hides the store's tables behind one of its own, or takes the store's hook from its connection.
+/// Creates a table that hides the store's table, replaces the store's hook on the connection, or commits, as the body
+/// says.
 #[idempotent(scope = "sqlite-own-tables-and-hooks", cache = [201])]
 async fn hostile_to_the_store(mut tx: Tx<Sqlite>, body: String) -> StatusCode {
     match body.as_str() {

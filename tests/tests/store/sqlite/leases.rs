@@ -1,4 +1,4 @@
-//! Leases are renewed in a file of their own: what a claim, a look and a deletion make of them.
+//! Leases are renewed in a separate file, which claims, lookups and deletions read.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use idempotent_runtime::store::{
     AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Registry, Tx, idempotent};
-use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
-use idempotent_tests::{Runs, Server};
+use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
+use idempotent_tests::{Runs, Server, eventually};
 use sqlx::{Executor as _, Sqlite};
 
 pub(super) const LONG: Duration = Duration::from_mins(1);
@@ -62,7 +62,7 @@ async fn renewed_lease_counts_for_every_process() {
     assert!(matches!(other.claim(&key, retry).await.unwrap(), Claim::Lapsed { .. }));
 }
 
-/// A renewal and a take-over at the moment at which the lease ends: one of them wins.
+/// A renewal and a takeover come at the moment at which the lease ends: exactly one of them succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewal_and_take_over_exclude_each_other() {
     let file = SqliteFile::new();
@@ -74,7 +74,7 @@ async fn renewal_and_take_over_exclude_each_other() {
             tokio::spawn({
                 let (holder, key) = (holder.clone(), key.clone());
                 async move {
-                    // Somewhere between the begin of the claim and its end.
+                    // A moment between the begin of the claim and its end, another one in each round.
                     let moment = Duration::from_micros(50 * round);
                     tokio::task::spawn_blocking(move || std::thread::sleep(moment)).await.unwrap();
                     holder.renew(&key, first.token, LONG).await.unwrap()
@@ -92,7 +92,8 @@ async fn renewal_and_take_over_exclude_each_other() {
     }
 }
 
-/// A process that dies between the two files, or a full disk: the lease has been fenced, and the claim stands.
+/// A process that takes over can die, or find the disk full, when it has fenced the lease in one file and not yet
+/// changed the claim in the other. Then the holder can get its claim again.
 #[tokio::test]
 async fn failed_take_over_leaves_the_claim_to_its_holder() {
     let file = SqliteFile::new();
@@ -131,7 +132,7 @@ async fn token_that_claims_again_begins_a_new_lease() {
     assert_eq!(holder.renew(&key, request.token, LONG).await.unwrap(), Held::Yes);
 }
 
-/// The row of the database says that it has expired, again and again.
+/// The row in the database says again and again that the claim has expired, although its lease is renewed.
 #[tokio::test]
 async fn renewed_claim_is_kept_and_found_after_its_first_ttl() {
     for delete_expired_every in [Duration::from_millis(5), TTL] {
@@ -149,13 +150,13 @@ async fn renewed_claim_is_kept_and_found_after_its_first_ttl() {
         let expired = "SELECT count(*) FROM idempotency_records WHERE claim_ttl = 600 AND attempt = 1 \
                        AND lease_until + 300 < unixepoch('subsec') * 1000";
         let begun = tokio::time::Instant::now();
-        eventually("their rows expire", async || {
+        let renew = async || {
             for (key, request) in &claims {
                 assert_eq!(store.renew(key, request.token, LONG).await.unwrap(), Held::Yes);
             }
-            file.number(expired).await > 0 || begun.elapsed() > Duration::from_millis(700)
-        })
-        .await;
+            file.number(expired).await
+        };
+        eventually(renew, |&count| count > 0 || begun.elapsed() > Duration::from_millis(700)).await;
 
         let [(completed, c), (released, r), (purged, _), (lapsed, l)] = &claims;
         assert_eq!(store.list(None, 10).await.unwrap().entries.len(), 4);
@@ -174,12 +175,15 @@ async fn leases_of_ended_claims_are_deleted() {
     let store = SqliteStore::builder(file.path()).delete_expired_every(Duration::from_millis(5)).open().await.unwrap();
     let (done, running) = (record_key("done"), record_key("running"));
     let (token, running_token) = (acquire(&store, &done).await, acquire(&store, &running).await);
-    for (key, token) in [(&done, token), (&running, running_token)] {
-        assert_eq!(store.renew(key, token, Duration::from_millis(1)).await.unwrap(), Held::Yes);
+    // Long enough for a busy machine: a renewal that waits for a sixth of the lease goes to the database instead. The lease
+    // of the running claim expires first.
+    for (key, token) in [(&running, running_token), (&done, token)] {
+        assert_eq!(store.renew(key, token, Duration::from_millis(600)).await.unwrap(), Held::Yes);
     }
+    assert_eq!(renewed_leases(&file).await, 2);
     assert_eq!(store.complete(&done, token, record("paid"), TTL).await.unwrap(), Held::Yes);
 
-    eventually("one is left", async || renewed_leases(&file).await == 1).await;
+    eventually(async || renewed_leases(&file).await, |&count| count == 1).await;
 
     assert_eq!(store.renew(&running, running_token, LONG).await.unwrap(), Held::Yes);
     let other = store.claim(&running, claim_request()).await.unwrap();
@@ -201,7 +205,7 @@ async fn transaction_that_takes_over_ends_the_lease_at_once() {
     runs.let_finish(1);
     assert_eq!(server.post_with_key("/charges", "k").await.status, StatusCode::OK);
     let key = store.list(None, 1).await.unwrap().entries.remove(0).key;
-    // As a process that stands still would leave it.
+    // The claim that a paused process would leave.
     let token = Token::unique();
     let claimed = format!(
         "UPDATE idempotency_records SET state = 'claimed', token = '{:032x}', lease_id = 1, lease_until = 0, status = NULL, \
@@ -222,7 +226,7 @@ async fn transaction_that_takes_over_ends_the_lease_at_once() {
     assert_eq!(file.number("SELECT attempt FROM idempotency_records").await, 2);
 }
 
-/// Whatever the clock of the process that has fenced it.
+/// A process with another clock can fence a lease before its end. The token of the claim can then begin a new lease.
 #[tokio::test]
 async fn lease_fenced_before_its_end_is_begun_anew_by_its_token() {
     let file = SqliteFile::new();

@@ -1,5 +1,5 @@
-//! The database or its file of leases is locked for longer than a lease, by a handler's transaction or another program: no
-//! handler that runs in another process loses its lease by that, however the lock ends.
+//! The database or its file of leases is locked for longer than a lease, by a handler's transaction or another program.
+//! However the lock ends, no handler that runs in another process loses its lease.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ async fn in_transaction(_: Tx<Sqlite>, State(handlers): State<Handlers>, status:
     status.parse().expect("a status")
 }
 
-/// SQLite ends the transaction, and the handler goes on.
+/// Continues to run after SQLite has ended its transaction.
 #[idempotent(scope = "locked-ended")]
 async fn ended(mut tx: Tx<Sqlite>, State(handlers): State<Handlers>) -> StatusCode {
     let once = "INSERT OR ROLLBACK INTO charges (id) VALUES (1)";
@@ -78,8 +78,8 @@ async fn serve(path: PathBuf, handlers: &Handlers) -> (Server, SqliteStore) {
     (Server::start(router.layer(Registry::new(store.clone()).layer())).await, store)
 }
 
-/// Three processes on one file: a handler runs in the first one, the second one locks the file, and duplicates come to the
-/// third one.
+/// Three servers on one file, as three processes: a handler runs in the first one, the second one locks the file, and
+/// duplicates come to the third one.
 struct Shop {
     file: SqliteFile,
     first: Server,
@@ -102,7 +102,7 @@ impl Shop {
         Self { file, first, second, third, third_store, plain, in_transaction }
     }
 
-    /// A duplicate comes while the file is locked, and is answered when `unlock` has ended that.
+    /// Sends a duplicate while the file is locked. Checks that it gets `in_flight` after `unlock`, and is not executed.
     async fn executes_once(&self, path: &str, unlock: impl Future<Output = ()>) {
         self.file.first_leases_over(0).await;
         let duplicate = async { tokio::join!(self.third.post_with_key(path, "k"), unlock).0 };
@@ -117,7 +117,7 @@ impl Shop {
         self.plain.let_finish(1);
     }
 
-    /// The handler of `path` runs while `rest` does.
+    /// Sends a request to `path`, and runs `rest` while its handler runs.
     async fn beside(&self, path: &str, rest: impl Future<Output = ()>) {
         let first = self.first.post_with_key(path, "k");
         let rest = async {
@@ -170,7 +170,7 @@ async fn long_transaction_that_panics_ends_no_lease() {
             shop.executes_once("/plain", async { shop.in_transaction.let_finish(1) }).await;
         };
         let holder = shop.second.post("/in-transaction").header("idempotency-key", "tx").body("no status").send();
-        // Its connection is closed.
+        // The panic closes the connection of the request.
         let (holder, ()) = tokio::join!(holder, looks);
         assert!(holder.is_err(), "{holder:?}");
     };
@@ -228,7 +228,7 @@ async fn long_lock_of_another_program_ends_no_lease() {
     shop.beside("/plain", locked).await;
 }
 
-/// The leases are renewed in the database meanwhile.
+/// Locks the file of leases. Meanwhile, the leases are renewed in the database.
 async fn locked_leases(path: &str) {
     let shop = Shop::new().await;
     let locked = async {
@@ -265,7 +265,7 @@ async fn long_lock_of_the_leases_makes_no_outcome_unknown() {
     locked_leases("/longer-at-most-once").await;
 }
 
-/// Waiting for SQLite's lock is not fair: a process may get it never while others always have a transaction.
+/// SQLite's lock is not fair: a process may never get it while others always have a transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crowd_of_short_transactions_ends_no_lease() {
     let shop = Shop::new().await;

@@ -1,4 +1,5 @@
-//! The file of leases is deleted, or an older copy of it is put back: no lease ends.
+//! The file of leases is deleted, replaced by an older copy, or cannot be used: no claim loses its lease, and no
+//! duplicate runs.
 
 use std::fs;
 
@@ -9,8 +10,8 @@ use idempotent_runtime::store::{
     AfterCrash, Claim, ClaimRequest, EntryState, Held, SqliteStore, Store as _, StoreAdmin, Token,
 };
 use idempotent_runtime::{RecordKey, Registry, idempotent};
-use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
-use idempotent_tests::{Runs, Server};
+use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
+use idempotent_tests::{Runs, Server, eventually};
 use sqlx::Executor as _;
 
 use super::leases::{LONG, TTL, brief, leases_connection, open, renewed_leases};
@@ -37,10 +38,8 @@ async fn without_the_file_of_leases_all_begin_anew() {
 
     let other = claim_request();
     assert!(matches!(store.claim(&key, other).await.unwrap(), Claim::InFlight { .. }), "its handler may run");
-    eventually("a lease later, it is taken over", async || {
-        store.claim(&key, other).await.unwrap() == Claim::Acquired { attempt: 2 }
-    })
-    .await;
+    let claim = async || store.claim(&key, other).await.unwrap();
+    eventually(claim, |claim| *claim == Claim::Acquired { attempt: 2 }).await;
     assert_eq!(store.renew(&key, request.token, LONG).await.unwrap(), Held::No);
 }
 
@@ -118,7 +117,7 @@ async fn restored_older_file_of_leases_ends_no_lease() {
     leases_connection(&file).await.execute(sqlx::query(copy)).await.unwrap();
     delete_leases(&file);
     drop(open(&file).await);
-    // What the backup says of the lease is out of date by then.
+    // In the backup, the lease has expired, because nothing has renewed it there.
     let mut old = {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&backup);
         sqlx::ConnectOptions::connect(&options).await.unwrap()
@@ -133,7 +132,7 @@ async fn restored_older_file_of_leases_ends_no_lease() {
     assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
 }
 
-/// As a backup that is put back, of the file that is in use.
+/// The backup that is put back is a copy of the file that is in use, not of an earlier one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copy_put_back_of_the_same_leases_ends_no_lease() {
     let file = SqliteFile::new();
@@ -159,7 +158,7 @@ async fn leases_deleted_under_two_processes_end_no_lease() {
     let (key, request) = (record_key("k"), brief(300));
     holder.claim(&key, request).await.unwrap();
     assert_eq!(holder.renew(&key, request.token, request.lease).await.unwrap(), Held::Yes);
-    // A renewal that fails opens the file anew.
+    // A renewal that fails opens the file again, and the lock makes the renewals in the old file fail.
     let mut old = leases_connection(&file).await;
     old.execute("BEGIN IMMEDIATE").await.unwrap();
     delete_leases(&file);
@@ -172,7 +171,7 @@ async fn leases_deleted_under_two_processes_end_no_lease() {
     assert_eq!(holder.complete(&key, request.token, record("paid"), TTL).await.unwrap(), Held::Yes);
 }
 
-/// For two of its leases, as the holder renews them.
+/// Renews the claim for the time of two leases. Checks that it stays in flight for the other store.
 async fn stays_in_flight(holder: &SqliteStore, other: &SqliteStore, key: &RecordKey, request: &ClaimRequest) {
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < 2 * request.lease {
@@ -189,7 +188,7 @@ async fn runs_unguarded(State(runs): State<Runs>) -> String {
     format!("run {}", runs.run().await)
 }
 
-/// The database can be asked, and knows of the handler.
+/// The database still answers, and has the claim of the handler, so `on_store_error = "run"` does not apply.
 #[tokio::test]
 async fn unusable_file_of_leases_runs_no_duplicate_unguarded() {
     for what in ["a folder", "another file"] {

@@ -1,4 +1,5 @@
-//! The database is moved, deleted or replaced while a process has it open: a record in the old file would never be read again.
+//! The database is moved, deleted or replaced while a process has it open. No process would read a record in the old
+//! file again.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +10,8 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::store::SqliteStore;
 use idempotent_runtime::{Registry, Tx, idempotent};
-use idempotent_tests::sqlite::{SqliteFile, eventually};
-use idempotent_tests::{Logs, Runs, Server};
+use idempotent_tests::sqlite::SqliteFile;
+use idempotent_tests::{Logs, Runs, Server, eventually};
 use sqlx::Sqlite;
 
 #[idempotent(scope = "moved-plain")]
@@ -58,7 +59,7 @@ async fn moved_database_is_noticed_until_it_is_put_back() {
     assert_eq!(runs.started(), 1, "nothing runs");
     let errors =
         || logs.of_level("ERROR").iter().filter(|line| line.contains("was moved, deleted or replaced")).count();
-    eventually("it is logged", async || errors() > 0).await;
+    eventually(async || errors(), |&errors| errors > 0).await;
 
     move_files(&elsewhere, &file.path());
 
@@ -68,7 +69,7 @@ async fn moved_database_is_noticed_until_it_is_put_back() {
     assert_eq!(server.post_with_key("/in-transaction", "new").await.text(), "run 3");
 }
 
-/// The next process makes a new file: nothing that the first one recorded from then on would be found.
+/// The next process creates a new file, and would not find what the first process records in the old one.
 #[tokio::test]
 async fn replaced_database_takes_no_record() {
     let (file, runs) = (SqliteFile::new(), Runs::held());
@@ -81,6 +82,6 @@ async fn replaced_database_takes_no_record() {
         runs.let_finish(1);
     });
     assert_eq!(runs.started(), 1);
-    // As where a store fails: its lease holds.
+    // The response is sent as when a store fails, because the handler still has its lease.
     assert_eq!(first.text(), "run 1");
 }

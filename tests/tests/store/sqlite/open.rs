@@ -1,4 +1,4 @@
-//! Opening a SQLite store: what it finds, and what it says when it cannot.
+//! A SQLite store opens on new, shared and existing files, or says why it cannot open.
 
 use std::error::Error as _;
 use std::fs;
@@ -47,7 +47,7 @@ async fn stores_that_start_together_on_a_new_file_all_open() {
     }
 }
 
-/// SQLite does not wait for the lock that the change to WAL needs, so the store must.
+/// SQLite does not wait for the lock that the change to WAL needs, so the store must wait for it.
 #[tokio::test]
 async fn a_file_that_another_process_writes_is_waited_for() {
     let file = SqliteFile::new();
@@ -194,7 +194,7 @@ async fn a_file_that_stays_locked_is_not_waited_for_without_end() {
     assert_eq!(store.claim(&record_key("k"), claim_request()).await.unwrap(), Claim::Acquired { attempt: 1 });
 }
 
-/// A process without rights tries, since root may write everywhere.
+/// A process without the rights of root opens the store, because root may write everywhere.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_cannot_be_written_is_said_when_it_is_opened() {
@@ -227,7 +227,7 @@ async fn what_cannot_be_written_is_said_when_it_is_opened() {
         let expected = format!("true `{}` cannot be written", path.display());
         assert!(told.starts_with(&expected), "folder {folder_mode:o}, file {file_mode:o}: {told}");
     }
-    // None of the files that the processes above have left.
+    // A new file, because the processes above have left files beside the first one.
     let file = SqliteFile::new();
     drop(SqliteStore::open(file.path()).await.unwrap());
     file.closed().await;

@@ -1,4 +1,5 @@
-//! The SQLite store keeps what it promised: across restarts, with damaged rows, when it is full, and when it is left alone.
+//! The SQLite store keeps its promises after a restart, with damaged rows and when it is full, and it deletes expired
+//! rows by itself.
 
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -6,9 +7,10 @@ use std::time::Duration;
 
 use idempotent_runtime::RecordedBody;
 use idempotent_runtime::store::{AfterCrash, Claim, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError};
-use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, eventually, record, record_key};
+use idempotent_tests::eventually;
+use idempotent_tests::sqlite::{SqliteFile, acquire, claim_request, record, record_key};
 
-/// So long that no test meets it.
+/// Longer than any test runs.
 const NEVER: Duration = Duration::from_hours(24);
 
 #[tokio::test]
@@ -57,7 +59,7 @@ async fn rows_can_be_read_by_a_person() {
     assert_eq!((row.4.as_str(), row.5.as_str()), (r#"[["x-line","one"],["x-line",{"base64":"/yB0d28="}]]"#, "paid"));
 }
 
-/// The new claim overwrites the row: nothing of the old response may shine through.
+/// The new claim overwrites the row of the record. Nothing of the old response may be left in the row.
 #[tokio::test]
 async fn a_claim_takes_over_the_row_of_an_expired_record() {
     let file = SqliteFile::new();
@@ -191,10 +193,8 @@ async fn expired_rows_go_without_anyone_asking() {
         assert_eq!(store.complete(&key, token, record("paid"), short).await.unwrap(), Held::Yes);
     }
 
-    eventually("only the living row is left", async || {
-        file.number("SELECT count(*) FROM idempotency_records").await == 1
-    })
-    .await;
+    let rows = async || file.number("SELECT count(*) FROM idempotency_records").await;
+    eventually(rows, |&count| count == 1).await;
 
     assert!(store.get(&record_key("alive")).await.unwrap().is_some());
 }
@@ -237,10 +237,9 @@ async fn full_store_takes_only_records_of_granted_claims() {
     assert_eq!(store.claim(&running, claim_request()).await.unwrap(), Claim::Completed(large));
 
     assert!(store.purge(&running).await.unwrap());
-    eventually("what has expired makes room", async || {
-        matches!(store.claim(&record_key("new"), claim_request()).await, Ok(Claim::Acquired { attempt: 1 }))
-    })
-    .await;
+    let claim = async || store.claim(&record_key("new"), claim_request()).await;
+    let claim = eventually(claim, Result::is_ok).await.expect("awaited");
+    assert_eq!(claim, Claim::Acquired { attempt: 1 });
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use futures_util::{FutureExt as _, poll};
 use idempotent_runtime::store::{Claim, EntryState, Held, SqliteStore, Store as _, StoreAdmin, StoreError, Token};
 use idempotent_runtime::{Record, RecordKey};
+use idempotent_tests::eventually;
 use idempotent_tests::sqlite::{
-    SecondProcess, SqliteFile, acquire, claim_request, eventually, record, record_key, second_process, tell,
-    wait_for_go,
+    SecondProcess, SqliteFile, acquire, claim_request, record, record_key, second_process, tell, wait_for_go,
 };
 use sqlx::Executor as _;
 
@@ -38,7 +38,7 @@ async fn of_64_claimants_of_two_stores_one_wins() {
 
 const KEYS: usize = 40;
 
-/// One claimant a key, all at once; the numbers of the keys that it won.
+/// Claims all keys at once. Returns the numbers of the keys that it acquired.
 async fn race(store: &SqliteStore) -> Vec<usize> {
     let claimants = (0..KEYS).map(|number| async move {
         let claim = store.claim(&record_key(&format!("{number}")), claim_request()).await.expect("the store answers");
@@ -91,7 +91,7 @@ async fn what_was_answered_survives_the_death_of_the_process() {
     assert!(matches!(store.claim(&running, claim_request()).await.unwrap(), Claim::InFlight { .. }));
 }
 
-/// Claims of one store, whose completions all wait behind another connection's write lock.
+/// Claims of one store, whose completions all wait for another connection's write lock.
 struct Queued {
     file: SqliteFile,
     store: SqliteStore,
@@ -111,14 +111,14 @@ impl Queued {
         Self { file, store, claims }
     }
 
-    /// Completes all claims at once, and says what each caller was told.
+    /// Completes all claims at once. Returns the answer that each caller gets.
     async fn complete(&self, record: &Record) -> HashMap<&'static str, Result<Held, StoreError>> {
         let mut lock = self.file.connect().await;
         lock.execute("BEGIN IMMEDIATE").await.expect("no other connection writes");
         let mut completions = Vec::new();
         for (&name, (key, token)) in &self.claims {
             let mut completion = self.store.complete(key, *token, record.clone(), TTL).boxed();
-            // Once polled, it is in the queue: the writer waits for our lock.
+            // After the first poll, the completion is in the queue, because the writer waits for the lock.
             assert!(poll!(&mut completion).is_pending());
             completions.push(async move { (name, completion.await) });
         }
@@ -146,7 +146,7 @@ async fn writes_that_wait_together_share_one_commit() {
     assert_eq!(queued.file.commits() - before, 1);
 }
 
-/// The statement fails, and takes the whole transaction with it.
+/// The statement fails. With `ROLLBACK`, SQLite also ends the whole transaction.
 #[tokio::test]
 async fn a_write_that_fails_harms_no_other_of_its_batch() {
     for reaction in ["ABORT", "ROLLBACK"] {
@@ -211,5 +211,6 @@ async fn a_lock_that_stays_is_an_error_and_replays_go_on() {
     assert_eq!(store.claim(&key, claim_request()).await.unwrap(), Claim::Completed(record("paid")));
 
     lock.execute("ROLLBACK").await.unwrap();
-    eventually("claims go on", async || store.claim(&record_key("new"), claim_request()).await.is_ok()).await;
+    let claim = async || store.claim(&record_key("new"), claim_request()).await;
+    eventually(claim, Result::is_ok).await.expect("awaited");
 }

@@ -25,12 +25,12 @@ async fn forward(to: Router, request: Request) -> (StatusCode, String) {
     (status, String::from_utf8(body.to_vec()).expect("it is text"))
 }
 
-#[idempotent(scope = "asking-authorize")]
+#[idempotent(scope = "forwarding-extractors-authorize")]
 async fn authorize(_: Bytes) -> &'static str {
     "yes"
 }
 
-#[idempotent(scope = "asking-authorize-tx")]
+#[idempotent(scope = "forwarding-extractors-authorize-tx")]
 async fn authorize_in_tx(mut tx: Tx<Sqlite>, _: Bytes) -> &'static str {
     sqlx::query("INSERT INTO charges (id) VALUES ('authorized')").execute(&mut *tx).await.expect("it is inserted");
     "yes"
@@ -53,7 +53,7 @@ impl<S: Sync> FromRequest<S> for Asks {
     }
 }
 
-#[idempotent(scope = "asking-first", cache = [402])]
+#[idempotent(scope = "forwarding-extractors-first", cache = [402])]
 async fn asks(
     State(runs): State<Runs>,
     first: Idempotency,
@@ -65,14 +65,14 @@ async fn asks(
 }
 
 #[tokio::test]
-async fn extractor_that_asks_and_forwards_has_its_own_handler() {
+async fn forwarding_extractor_has_its_own_handlers_steps() {
     let (runs, store) = (Runs::free(), MemoryStore::new());
     let app = Router::new().route("/", post(asks)).with_state(runs.clone());
     let server = Server::start(app.layer(Registry::new(store.clone()).layer())).await;
     for _attempt in 0..2 {
         assert_eq!((server.post_with_key("/", "k").await.text(), runs.started()), ("yes true 1", 1));
     }
-    let step = RecordKey::new("asking-first", None, "k").step("charge");
+    let step = RecordKey::new("forwarding-extractors-first", None, "k").step("charge");
     assert!(store.get(&step).await.expect("the store answers").is_some());
 }
 
@@ -97,18 +97,18 @@ async fn charge(mut tx: Tx<Sqlite>) -> &'static str {
     "charged"
 }
 
-#[idempotent(scope = "asking-tx")]
+#[idempotent(scope = "forwarding-extractors-tx")]
 async fn asks_tx(AsksTx(tx): AsksTx<false>) -> &'static str {
     charge(tx).await
 }
 
-#[idempotent(scope = "asking-two-tx")]
+#[idempotent(scope = "forwarding-extractors-two-tx")]
 async fn asks_tx_twice(AsksTx(tx): AsksTx<true>) -> &'static str {
     charge(tx).await
 }
 
 #[tokio::test]
-async fn extractor_that_asks_for_a_tx_and_forwards_has_it() {
+async fn forwarding_extractor_has_its_own_handlers_tx() {
     let file = SqliteFile::new();
     file.execute("CREATE TABLE charges (id TEXT)").await;
     let store = SqliteStore::open(file.path()).await.expect("the file opens");
@@ -134,7 +134,7 @@ impl<S: Sync> FromRequestParts<S> for Rejects {
     }
 }
 
-#[idempotent(scope = "asking-rejected")]
+#[idempotent(scope = "forwarding-extractors-rejected")]
 async fn rejected(_tx: Tx<Sqlite>, _: Rejects, _: Bytes) -> &'static str {
     "never"
 }
@@ -189,28 +189,28 @@ async fn take_a_step<H>(first: Idempotency, said: Said<H>) -> Result<String, Res
     Ok(format!("{} {own}", said.0))
 }
 
-#[idempotent(scope = "asking-a-rejected-one")]
+#[idempotent(scope = "forwarding-extractors-a-rejected-one")]
 async fn asks_rejected(first: Idempotency, said: Said<OfRejected>) -> Result<String, Response> {
     take_a_step(first, said).await
 }
 
-#[idempotent(scope = "asking-a-plain-one")]
+#[idempotent(scope = "forwarding-extractors-a-plain-one")]
 async fn asks_plain(first: Idempotency, said: Said<OfPlain>) -> Result<String, Response> {
     take_a_step(first, said).await
 }
 
-#[idempotent(scope = "asking-same", shared_scope)]
+#[idempotent(scope = "forwarding-extractors-same", shared_scope)]
 async fn same_scope() -> &'static str {
     "alice"
 }
 
-#[idempotent(scope = "asking-same", shared_scope)]
+#[idempotent(scope = "forwarding-extractors-same", shared_scope)]
 async fn asks_same_scope(first: Idempotency, said: Said<OfSameScope>) -> Result<String, Response> {
     take_a_step(first, said).await
 }
 
 #[tokio::test]
-async fn handler_shares_nothing_with_what_its_extractor_asks() {
+async fn handler_shares_nothing_with_what_its_extractor_calls() {
     for is_beneath_a_layer in [false, true] {
         let registry = Registry::new(MemoryStore::new());
         let mut app = Router::new()
@@ -219,7 +219,7 @@ async fn handler_shares_nothing_with_what_its_extractor_asks() {
             .route("/same", post(asks_same_scope))
             .layer(registry.layer());
         if is_beneath_a_layer {
-            let policy = Policy::builder("asking-same").build().expect("a valid policy");
+            let policy = Policy::builder("forwarding-extractors-same").build().expect("a valid policy");
             app = app.layer(IdempotencyLayer::new(policy).with_registry(registry.clone()));
         }
         let server = Server::start(app).await;
