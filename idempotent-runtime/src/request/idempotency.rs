@@ -15,6 +15,7 @@ use crate::request::context::{Execution, Grant};
 use crate::request::coverage::find_sender;
 use crate::request::step_place::StepPlace;
 use crate::step::error::{StepError, StepErrorKind};
+use crate::step::json_loss;
 use crate::step::steps::{Begun, Steps};
 use std::future::Future;
 
@@ -147,9 +148,11 @@ impl Idempotency {
     /// | … after `run`, before its result is recorded | the same: it runs a second time |
     /// | … after its result is recorded | every later attempt gets the result; `run` is not called |
     /// | this attempt lost its key to another one, because its process was paused | it begins no step, and none of its steps replaces a result: [`StepErrorKind::ClaimLost`](crate::StepErrorKind::ClaimLost) |
-    /// | … while it runs a step | the other attempt waits until the step ends or its lease expires, and gets its result |
+    /// | … while it runs a step | the other attempt waits until the step ends or its lease expires, and gets its result. After two leases it gets [`StepErrorKind::StillRunning`](crate::StepErrorKind::StillRunning), 409 |
     /// | `run` returns an error | you get the error, and nothing is recorded: the name can be used again |
     /// | `run` panics, or the step is dropped, for instance by a timeout around it | it may have run, and it runs again |
+    /// | `try_join!` runs steps at once, and one of them fails | the others are dropped: they may have run, and they run again. Use `join!`, which waits for all of them, and then `?` on each result |
+    /// | JSON would change the result: `Some(())`, `Some(None)`, a float that is not a number | [`StepErrorKind::Unserialisable`](crate::StepErrorKind::Unserialisable) |
     /// | the client disconnects | handler and step continue |
     /// | the store is unreachable | the call is repeated for as long as the registry allows a store to take, then it fails. If `run` has already run, that is [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and recording is tried again while this process lives: a later attempt waits for it |
     /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. To prevent this, return an error from `run` |
@@ -241,6 +244,7 @@ impl Idempotency {
                 return Err(error);
             }
         };
+        json_loss::check(&result).map_err(|error| fails(StepErrorKind::Unserialisable(error)))?;
         let json = serde_json::to_vec(&result).map_err(|error| fails(StepErrorKind::Unserialisable(error)))?;
         let result = serde_json::from_slice(&json).map_err(|error| fails(StepErrorKind::Unserialisable(error)))?;
         taken.for_good();

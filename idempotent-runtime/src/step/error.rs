@@ -8,9 +8,7 @@ use http::StatusCode;
 
 use crate::policy::scope::Scope;
 use crate::registry::Registry;
-use crate::rejection::problem::CLAIM_LOST;
-use crate::rejection::problem::Rejection;
-use crate::rejection::problem::UNAVAILABLE_AFTER_RUN;
+use crate::rejection::problem::{CLAIM_LOST, IN_FLIGHT, Rejection, UNAVAILABLE_AFTER_RUN};
 use crate::rejection::request::Audience;
 use crate::step::rejections::StepRejections;
 use crate::store::error::StoreError;
@@ -98,6 +96,10 @@ pub enum StepErrorKind {
     /// run. If it has, its result may not be the one that is recorded.
     #[error("this attempt has lost its claim")]
     ClaimLost,
+    /// Not run: another attempt has run it for longer than two leases, although it has lost the key. A later attempt gets
+    /// its result.
+    #[error("another attempt, which has lost the key, still runs it")]
+    StillRunning,
     /// Not run: another request with the same key has run it, or may have run it.
     #[error("it belongs to another request under the same key")]
     OtherRequest,
@@ -107,7 +109,8 @@ pub enum StepErrorKind {
     /// Not run: an earlier attempt began it and may have run it, and the policy says `after_crash = "reject"`.
     #[error("it may have run before, and `after_crash = \"reject\"` forbids to run it again")]
     OutcomeUnknown,
-    /// **Run**, and nothing is recorded: the result cannot be written as JSON, or cannot be read back.
+    /// **Run**, and nothing is recorded: the result cannot be written as JSON, cannot be read back, or would be read back
+    /// as another value: `Some(())`, `Some(None)` and a float that is not a number would become `None`.
     #[error("it ran, but its result does not survive JSON")]
     Unserialisable(#[source] serde_json::Error),
     /// **Run**, in this attempt or in an earlier one, and the result is too large: as JSON it has more bytes than
@@ -169,12 +172,13 @@ impl StepError {
         &self.kind
     }
 
-    /// Returns the rejection for the client: `store_unavailable`, `claim_lost`, `key_reused`, `other_credentials` or
-    /// `outcome_unknown`; `step_failed` if the program must be changed.
+    /// Returns the rejection for the client: `store_unavailable`, `claim_lost`, `in_flight`, `key_reused`,
+    /// `other_credentials` or `outcome_unknown`; `step_failed` if the program must be changed.
     pub fn rejection(&self) -> Rejection {
         match self.kind {
             StepErrorKind::Store(_) | StepErrorKind::NotRecorded(_) => UNAVAILABLE_AFTER_RUN,
             StepErrorKind::ClaimLost => CLAIM_LOST,
+            StepErrorKind::StillRunning => IN_FLIGHT,
             StepErrorKind::OtherRequest => Rejection::KeyReused,
             StepErrorKind::OtherCredentials => Rejection::OtherCredentials,
             StepErrorKind::OutcomeUnknown => Rejection::OutcomeUnknown,

@@ -14,6 +14,7 @@
 
 pub(crate) mod claim;
 pub(crate) mod error;
+pub(crate) mod json_loss;
 pub(crate) mod names;
 pub(crate) mod rejections;
 pub(crate) mod steps;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::future::join;
 
 use crate::backoff::Backoff;
+use crate::deadline::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::difference::Difference;
 use crate::lease::state::Lease;
@@ -71,6 +72,8 @@ impl Steps {
         self.owners.take(name, owner)?;
         let mut claim = self.claim_of(name, owner);
         let mut backoff = Backoff::BETWEEN_LOOKS;
+        // If the other attempt has crashed, its lease expires before this.
+        let deadline = Deadline::after(self.request.lease.saturating_mul(2));
         loop {
             let asked_at = Instant::now();
             // Confirmed with every look: an attempt that lost its key must not begin what its successor may have undone.
@@ -90,6 +93,7 @@ impl Steps {
                 Claim::InFlight { fingerprint } | Claim::Lapsed { fingerprint } if !self.is_same(fingerprint) => {
                     return Err(self.of_another(fingerprint));
                 }
+                Claim::InFlight { .. } if deadline.is_over() => return Err(StepErrorKind::StillRunning),
                 Claim::InFlight { .. } => backoff.wait().await,
                 // Claimed with another secret of the registry: the store knows the request by that fingerprint alone.
                 Claim::Lapsed { fingerprint } if claim.ask_as(fingerprint) => {}

@@ -1,7 +1,7 @@
 //! Handlers with steps, and one server for all of them.
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::post;
 use futures_util::future::join;
@@ -152,6 +152,16 @@ async fn a_long_step(State(runs): State<Executions>, idempotency: Idempotency) -
     Ok(run.to_string())
 }
 
+/// Counts a handler that has waited in vain for the step of another attempt.
+#[idempotent(scope = "long-elsewhere", lease = "1s")]
+async fn a_step_that_runs_elsewhere(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
+    let step = idempotency.step("reserve", async || Ok::<_, StepError>(runs.step.run().await)).await;
+    if step.as_ref().is_err_and(|error| matches!(error.kind(), StepErrorKind::StillRunning)) {
+        runs.handler.run().await;
+    }
+    Ok(step?.to_string())
+}
+
 #[idempotent(scope = "in-transaction")]
 async fn in_a_transaction(State(runs): State<Executions>, _tx: Tx<Sqlite>, idempotency: Idempotency) -> Result<String> {
     let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
@@ -162,6 +172,32 @@ async fn in_a_transaction(State(runs): State<Executions>, _tx: Tx<Sqlite>, idemp
 async fn runs_without_a_store(State(runs): State<Executions>, idempotency: Idempotency) -> Result<String> {
     let run = idempotency.step("reserve", || async { Ok::<_, Response>(runs.step.run().await) }).await?;
     Ok(run.to_string())
+}
+
+/// A step with the result of which the path tells the kind. Answers the result in an attempt that reads it.
+#[idempotent(scope = "lossy")]
+async fn a_result_that_json_could_change(
+    State(runs): State<Executions>,
+    Path(kind): Path<String>,
+    idempotency: Idempotency,
+) -> Result<String> {
+    runs.step.run().await;
+    match kind.as_str() {
+        "unit" => idempotency.step("result", async || Ok::<_, Response>(Some(()))).await.map(|it| format!("{it:?}")),
+        "nested" => {
+            let nested = vec![Some(None::<u8>)];
+            idempotency.step("result", async || Ok::<_, Response>(nested)).await.map(|it| format!("{it:?}"))
+        }
+        "float" => idempotency.step("result", async || Ok::<_, Response>([f64::NAN])).await.map(|it| format!("{it:?}")),
+        "some-float" => idempotency
+            .step("result", async || Ok::<_, Response>(Some(f32::INFINITY)))
+            .await
+            .map(|it| format!("{it:?}")),
+        _ => {
+            let kept = (Some(1.5), None::<()>, (), Some("null".to_owned()), Ok::<(), u8>(()), vec![None, Some(7_u8)]);
+            idempotency.step("result", async || Ok::<_, Response>(kept)).await.map(|it| format!("{it:?}"))
+        }
+    }
 }
 
 #[idempotent(scope = "unserialisable")]
@@ -190,9 +226,11 @@ pub(super) async fn serve(runs: &Executions, registry: &Registry) -> Server {
         .route("/two", post(two_steps))
         .route("/at-once", post(two_steps_at_once))
         .route("/long", post(a_long_step))
+        .route("/long-elsewhere", post(a_step_that_runs_elsewhere))
         .route("/in-transaction", post(in_a_transaction))
         .route("/unguarded", post(runs_without_a_store))
         .route("/unserialisable", post(a_result_that_is_not_json))
+        .route("/lossy/{kind}", post(a_result_that_json_could_change))
         .with_state(runs.clone())
         .layer(registry.layer())
         .layer(CatchPanicLayer::new());

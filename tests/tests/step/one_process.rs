@@ -181,6 +181,18 @@ async fn result_that_json_changes_is_an_error_in_attempt_one() {
 }
 
 #[tokio::test]
+async fn result_that_json_reads_as_none_is_an_error() {
+    let (runs, store) = (Executions::free(), MemoryStore::new());
+    let server = serve(&runs, &Registry::new(store.clone())).await;
+    for kind in ["unit", "nested", "float", "some-float"] {
+        let answer = server.post_with_key(&format!("/lossy/{kind}"), kind).await;
+        assert_eq!(answer.rejection(), "step_failed", "{kind}: {}", answer.text());
+    }
+    let kept = server.post_with_key("/lossy/kept", "kept").await;
+    assert_eq!(kept.text(), r#"(Some(1.5), None, (), Some("null"), Ok(()), [None, Some(7)])"#);
+}
+
+#[tokio::test]
 async fn steps_are_digested_and_sealed_as_responses_are() {
     let (runs, store) = (Executions::free(), MemoryStore::new());
     let sealing: SealingKey = "1SoV0V1LP1xxwXZLKZpQHvBJWwzJCAkB7L4HmX4Hxm4=".parse().expect("a key");

@@ -117,6 +117,30 @@ async fn a_step_that_another_attempt_still_runs_is_waited_for() {
 }
 
 #[tokio::test]
+async fn step_of_a_lost_attempt_is_waited_for_two_leases() {
+    let (runs, store) = (Executions { step: Runs::held(), handler: Runs::free() }, MemoryStore::new());
+    let server = serve(&runs, &Registry::new(store.clone())).await;
+    let another_process = serve(&runs, &Registry::new(store.clone())).await;
+    let post = |server: &Server| tokio::spawn(answer(server.post("/long-elsewhere").header("idempotency-key", "k")));
+    let first = post(&server);
+    runs.step.until_started(1).await;
+    let key = RecordKey::new("long-elsewhere", None, "k");
+    // The first attempt may claim the key again before the second one does.
+    let second = async || {
+        assert!(store.purge(&key).await.expect("the store answers"));
+        let second = post(&another_process).await.expect("the request runs");
+        (second.rejection(), second.headers.contains_key("retry-after"), runs.handler.started())
+    };
+    let answered = eventually(second, |(.., waited)| *waited == 1).await;
+    assert_eq!(answered, ("in_flight".to_owned(), true, 1));
+    runs.step.let_finish(1);
+    first.await.expect("the request runs");
+    eventually(async || post(&another_process).await.expect("the request runs").text().to_owned(), |text| text == "1")
+        .await;
+    assert_eq!(runs.step.started(), 1);
+}
+
+#[tokio::test]
 async fn the_lease_of_a_step_is_renewed_however_long_it_runs() {
     let (runs, store) = (Executions { step: Runs::held(), handler: Runs::free() }, MemoryStore::new());
     let server = serve(&runs, &Registry::new(store.clone())).await;

@@ -46,8 +46,15 @@ const OUTCOMES: [&str; 22] = [
 ];
 
 /// Every code that the rejection of a step may have.
-const OUTCOMES_OF_STEPS: [&str; 6] =
-    ["store_unavailable", "claim_lost", "key_reused", "other_credentials", "outcome_unknown", "step_failed"];
+const OUTCOMES_OF_STEPS: [&str; 7] = [
+    "store_unavailable",
+    "claim_lost",
+    "in_flight",
+    "key_reused",
+    "other_credentials",
+    "outcome_unknown",
+    "step_failed",
+];
 
 pub(super) struct Scope {
     name: String,
