@@ -43,6 +43,11 @@ pub trait Wrapper: Send + Sync + 'static {
         self.inner().complete(key, token, record, ttl)
     }
 
+    /// As [`Store::extend`].
+    fn extend(&self, key: &RecordKey, ttl: Duration) -> impl Future<Output = Result<Held, StoreError>> + Send {
+        self.inner().extend(key, ttl)
+    }
+
     /// As [`Store::changed`].
     fn changed(&self, key: &RecordKey) -> impl Future<Output = ()> + Send {
         self.inner().changed(key)
@@ -97,7 +102,7 @@ impl<W: Wrapper> Store for Wrapped<W> {
     }
 
     async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
-        self.0.inner().extend(key, ttl).await
+        self.0.extend(key, ttl).await
     }
 
     async fn changed(&self, key: &RecordKey) {

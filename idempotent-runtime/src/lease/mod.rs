@@ -5,6 +5,7 @@
 //! ```
 
 pub(crate) mod delivery;
+pub(crate) mod ended_claim;
 pub(crate) mod pending_claims;
 pub(crate) mod reclaim;
 pub(crate) mod renewer;

@@ -24,7 +24,7 @@ impl Lease {
     where
         F: Future<Output = Result<Held, StoreError>>,
     {
-        lock(&self.state).is_ending = true;
+        self.begin_end();
         let mut tries = 0;
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
@@ -62,7 +62,7 @@ impl Lease {
 
     /// Ends the claim if the store answers at once. Returns false if [`end`](Self::end) must be called.
     pub(crate) fn end_now(&self, ask: impl FnOnce(Token) -> Result<Held, StoreError>) -> bool {
-        lock(&self.state).is_ending = true;
+        self.begin_end();
         let (token, hand_overs) = self.token_and_hand_overs();
         matches!(ask(token), Ok(Held::Yes)) && self.is_over(hand_overs, Held::Yes)
     }
@@ -71,6 +71,8 @@ impl Lease {
     pub(crate) async fn release(&self) -> Result<Held, StoreError> {
         // Otherwise a running renewal would find no claim, and claim the key again.
         let _renewing = self.after_renewals().await;
+        // If a record was sent, the store has rejected it.
+        lock(&self.state).record_sent_at = None;
         loop {
             let (token, hand_overs) = self.token_and_hand_overs();
             self.release_others().await?;

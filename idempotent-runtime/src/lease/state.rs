@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
+use crate::lease::ended_claim::EndedClaim;
 use crate::lease::pending_claims::Count;
 use crate::observe;
 use crate::policy::scope::Scope;
@@ -32,8 +33,8 @@ pub(crate) struct Lease {
     pub(super) slot: Mutex<Option<Slot>>,
     /// The steps that this attempt has recorded, or whose results it has read.
     pub(super) steps: Mutex<Vec<RecordKey>>,
-    /// Whether a renewal is extending the steps.
-    pub(super) is_extending_steps: AtomicBool,
+    /// Held while a renewal, or the end of the claim, sets how long the steps live.
+    pub(super) extending_steps: tokio::sync::Mutex<()>,
     pub(super) is_counted_as_lost: AtomicBool,
     /// Whether the last batch that contained it got no answer in time.
     pub(super) is_alone: AtomicBool,
@@ -48,7 +49,6 @@ pub(crate) struct Lease {
 
 /// The state of the claim, and its token.
 #[derive(Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
 pub(super) struct LeaseState {
     pub(super) token: Token,
     pub(super) phase: Phase,
@@ -61,10 +61,13 @@ pub(super) struct LeaseState {
     pub(super) hand_overs: u32,
     /// When the last successful claim or renewal was sent. Its lease began then, or later.
     pub(super) confirmed_at: Instant,
-    /// Whether the handler takes steps, which must know when the claim has ended.
-    pub(super) takes_steps: bool,
-    /// When the claim ended, with a record or without one. `None` while it is held, and after it has lapsed.
-    pub(super) ended_at: Option<Instant>,
+    /// How long the steps of the handler live after its end. `None` if it has not begun any: no step must know when the
+    /// claim has ended.
+    pub(super) ttl_of_steps: Option<Duration>,
+    /// When the record was first sent to the store. If the answer is lost, the record's ttl may have begun then.
+    pub(super) record_sent_at: Option<Instant>,
+    /// `None` while the claim is held, and after it has lapsed.
+    pub(super) ended: Option<EndedClaim>,
 }
 
 impl LeaseState {
@@ -97,8 +100,9 @@ impl Lease {
             is_ending: false,
             hand_overs: 0,
             confirmed_at: Instant::now(),
-            takes_steps: false,
-            ended_at: None,
+            ttl_of_steps: None,
+            record_sent_at: None,
+            ended: None,
         };
         Self {
             store,
@@ -110,7 +114,7 @@ impl Lease {
             others: Mutex::default(),
             slot: Mutex::default(),
             steps: Mutex::default(),
-            is_extending_steps: AtomicBool::new(false),
+            extending_steps: tokio::sync::Mutex::default(),
             is_counted_as_lost: AtomicBool::new(false),
             is_alone: AtomicBool::new(false),
             renewing: tokio::sync::RwLock::new(()),
@@ -136,6 +140,15 @@ impl Lease {
         state.has_changed_hands
     }
 
+    /// Notes that an end of the claim is about to be sent to the store.
+    pub(super) fn begin_end(&self) {
+        let mut state = lock(&self.state);
+        state.is_ending = true;
+        if state.ttl_of_steps.is_some() {
+            state.record_sent_at.get_or_insert_with(Instant::now);
+        }
+    }
+
     /// Whether the store's answer to the end of the claim is final. `hand_overs` is the number of hand-overs when the
     /// call was sent. If the answer is final, no further claim is handed over.
     pub(super) fn is_over(&self, hand_overs: u32, held: Held) -> bool {
@@ -143,8 +156,9 @@ impl Lease {
         let is_over = held == Held::Yes || state.hand_overs == hand_overs;
         if is_over {
             let has_lapsed = state.phase == Phase::Lapsing && held == Held::Yes;
-            if state.takes_steps && !has_lapsed && state.ended_at.is_none() {
-                state.ended_at = Some(Instant::now());
+            if let (Some(ttl), None, false) = (state.ttl_of_steps, state.ended, has_lapsed) {
+                let record_sent_at = state.record_sent_at.filter(|_| held == Held::Yes);
+                state.ended = Some(EndedClaim::new(record_sent_at, ttl));
             }
             state.phase = Phase::Over;
         }

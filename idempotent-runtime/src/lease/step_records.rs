@@ -2,15 +2,17 @@
 //! lives.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
+use crate::deadline::Deadline;
 use crate::key::RecordKey;
+use crate::lease::ended_claim::EndedClaim;
 use crate::lease::state::Lease;
-use crate::store::claim::ClaimRequest;
+use crate::store::claim::{ClaimRequest, Held};
+use crate::store::entry::{Entry, EntryState};
 use crate::sync::tokio::time::Instant;
 use crate::sync::{lock, tokio};
 
@@ -22,32 +24,24 @@ fn life_of(request: &ClaimRequest) -> Duration {
     if request.after_crash.may_rerun() { request.ttl } else { Duration::MAX }
 }
 
-/// The steps of a lease are being extended until this is dropped: with its task, or with the runtime of its task.
-struct Extending(Arc<Lease>);
-
-impl Drop for Extending {
-    fn drop(&mut self) {
-        self.0.is_extending_steps.store(false, Ordering::SeqCst);
-    }
-}
-
 impl Lease {
-    /// Notes that a step begins. From now on, the time when the claim ends must be kept.
-    pub(crate) fn begin_step(&self) {
-        lock(&self.state).takes_steps = true;
+    /// Notes that a step begins, which lives for `ttl` after the end of the claim.
+    pub(crate) fn begin_step(&self, ttl: Duration) {
+        lock(&self.state).ttl_of_steps = Some(ttl);
     }
 
-    /// When the claim has ended. `None` while it is held, and after it has lapsed.
-    pub(crate) fn ended_at(&self) -> Option<Instant> {
-        lock(&self.state).ended_at
+    fn ended(&self) -> Option<EndedClaim> {
+        lock(&self.state).ended
+    }
+
+    /// Whether the claim has ended. It has not if it has lapsed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended().is_some()
     }
 
     /// How long a step lives from now on: as long as the claim, or, after the claim has ended, for the rest of its ttl.
-    pub(crate) fn life_of_step(&self, ttl: Duration) -> Duration {
-        match self.ended_at() {
-            None => life_of(&self.request),
-            Some(ended_at) => ttl.saturating_sub(ended_at.elapsed()),
-        }
+    pub(crate) fn life_of_step(&self) -> Duration {
+        self.ended().map_or(life_of(&self.request), |ended| ended.life_of_step(self.store.limit()))
     }
 
     /// Notes that the step has a record. From now on, the record lives as long as the claim.
@@ -61,62 +55,139 @@ impl Lease {
 
     /// Extends the steps after the claim was renewed. The steps of a claim that never expires do not expire either.
     pub(super) fn renew_steps(self: &Arc<Self>) {
-        let is_renewed = self.request.after_crash.may_rerun() && self.has_steps();
-        if is_renewed && !self.is_extending_steps.swap(true, Ordering::SeqCst) {
-            let extending = Extending(Arc::clone(self));
-            tokio::spawn(async move { extending.0.extend_steps(extending.0.request.ttl).await });
+        if self.request.after_crash.may_rerun() && self.has_steps() && self.extending_steps.try_lock().is_ok() {
+            let this = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Ok(_extending) = this.extending_steps.try_lock() {
+                    this.extend_steps().await;
+                }
+            });
         }
     }
 
-    /// The claim has ended, and its entry lives for `ttl`: its steps must not live longer.
-    pub(crate) fn end_steps(self: &Arc<Self>, ttl: Duration, counted: impl Send + 'static) {
-        if life_of(&self.request) > ttl {
+    /// The claim has ended, as the store has answered: its steps must not live longer than the record of the key. `counted` is
+    /// dropped when the store knows that.
+    pub(crate) fn end_steps(self: &Arc<Self>, held: Held, counted: impl Send + 'static) {
+        let Some(ended) = self.ended() else { return };
+        let is_lost = held == Held::No;
+        if is_lost || life_of(&self.request) > ended.ttl || self.extending_steps.try_lock().is_err() {
             let this = Arc::clone(self);
             tokio::spawn(async move {
-                this.extend_steps(ttl).await;
+                // A renewal that is extending them corrects itself. The wait has a limit, because the renewal may be stuck on a
+                // blocked runtime.
+                let _extending = Deadline::after(this.store.limit()).bound(this.extending_steps.lock()).await;
+                // The attempt that has the key may need them, as long as it has no record.
+                if !is_lost || this.finds_record().await || !this.request.after_crash.may_rerun() {
+                    this.extend_steps().await;
+                }
                 drop(counted);
             });
         }
     }
 
-    async fn extend_steps(&self, ttl: Duration) {
-        let steps = lock(&self.steps).clone();
-        stream::iter(&steps).for_each_concurrent(AT_ONCE, |step| self.extend_step(step, ttl)).await;
+    /// Whether another attempt has recorded a response. From then on, the claim has ended as that attempt's has.
+    async fn finds_record(&self) -> bool {
+        let since = Instant::now();
+        let Ok(Some(Entry { state: EntryState::Completed { .. }, expires_in: Some(ttl), .. })) =
+            self.store.get(&self.key).await
+        else {
+            return false;
+        };
+        lock(&self.state).ended = Some(EndedClaim::with_record(since, ttl));
+        true
     }
 
-    pub(crate) async fn extend_step(&self, step: &RecordKey, ttl: Duration) {
-        if let Err(error) = self.store.persistently(|| self.store.extend(step, ttl)).await {
-            tracing::warn!(
-                scope = &*self.scope,
-                store = self.store.name(),
-                error = &error as &dyn std::error::Error,
-                "the store could not change how long the result of a step is kept: the earlier time stays"
-            );
+    async fn extend_steps(&self) {
+        let steps = lock(&self.steps).clone();
+        stream::iter(&steps).for_each_concurrent(AT_ONCE, |step| self.extend_step(step)).await;
+    }
+
+    /// Says how long the step lives from now on, and says it again if the claim has ended meanwhile or the store was too slow.
+    pub(crate) async fn extend_step(&self, step: &RecordKey) {
+        let extend = || async {
+            let life = self.life_of_step();
+            self.store.extend(step, life).await.map(|_| life)
+        };
+        loop {
+            let had_ended = self.has_ended();
+            match self.store.persistently(extend).await {
+                Ok(life) => {
+                    let ended = self.ended();
+                    let is_too_long = ended.is_some_and(|ended| ended.is_outlived_by(life));
+                    if !is_too_long && ended.is_some() == had_ended {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        scope = &*self.scope,
+                        store = self.store.name(),
+                        error = &error as &dyn std::error::Error,
+                        "the store could not change how long the result of a step is kept: the earlier time stays"
+                    );
+                    return;
+                }
+            }
         }
     }
 }
 
 #[cfg(all(test, not(shuttle), feature = "memory"))]
 mod tests {
+    use http::StatusCode;
+
     use crate::fingerprint::Fingerprint;
     use crate::policy::scope::Scope;
+    use crate::record::{Record, RecordedBody, now_in_millis};
     use crate::store::claim::Token;
+    use crate::store::contract::{Store as _, StoreAdmin as _};
     use crate::store::handle::StoreHandle;
     use crate::store::memory::store::MemoryStore;
 
     use super::*;
 
-    #[test]
-    fn steps_are_kept_again_after_the_runtime_of_their_task_ended() {
-        let store = StoreHandle::new("default", Arc::new(MemoryStore::new()), Duration::MAX);
+    fn record() -> Record {
+        Record {
+            status: StatusCode::OK,
+            headers: Vec::new(),
+            body: RecordedBody::Whole("7".into()),
+            fingerprint: Fingerprint::from_bytes([1; 32]),
+            recorded_at: now_in_millis(),
+        }
+    }
+
+    fn lease_with_a_step(store: MemoryStore) -> (Arc<Lease>, RecordKey) {
+        let store = StoreHandle::new("default", Arc::new(store), Duration::from_secs(2));
         let key = RecordKey::new("charges", None, "k");
         let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]));
         let lease = Arc::new(Lease::new(store, key.clone(), &request, Scope::Handler("charges")));
-        lease.keep_step(&key.step("provider"));
-        let runtime = ::tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(async { lease.renew_steps() });
-        assert!(lease.is_extending_steps.load(Ordering::SeqCst), "the task has not begun");
-        drop(runtime);
-        assert!(!lease.is_extending_steps.load(Ordering::SeqCst));
+        let step = key.step("provider");
+        lease.keep_step(&step);
+        (lease, step)
+    }
+
+    #[test]
+    fn steps_are_kept_again_after_the_runtime_of_their_task_ended() {
+        let store = MemoryStore::new();
+        let (lease, step) = lease_with_a_step(store.clone());
+        let request = lease.request.with_token(Token::unique());
+        let runtime = || ::tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let left = async || store.get(&step).await.expect("it answers").and_then(|entry| entry.expires_in);
+        let first = runtime();
+        first.block_on(async {
+            store.claim(&step, request).await.expect("it answers");
+            let completed = store.complete(&step, request.token, record(), Duration::from_secs(1)).await;
+            assert_eq!(completed.expect("it answers"), Held::Yes);
+            lease.renew_steps();
+        });
+        // The task has not begun.
+        drop(first);
+        runtime().block_on(async {
+            assert!(left().await <= Some(Duration::from_secs(1)));
+            lease.renew_steps();
+            while left().await <= Some(Duration::from_secs(1)) {
+                ::tokio::task::yield_now().await;
+            }
+        });
     }
 }

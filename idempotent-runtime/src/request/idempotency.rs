@@ -136,8 +136,9 @@ impl Idempotency {
     /// Runs `run` once for this key, and records its result. An attempt after a crash gets the recorded result.
     ///
     /// The result is stored as JSON in the handler's store, under [`RecordKey::step`](crate::RecordKey::step). It is
-    /// kept as long as the handler's claim, and then for the handler's `ttl`. If an attempt after a crash reads it, it
-    /// is kept longer. The attempt that produces it also reads it back from JSON, so all attempts see the same value.
+    /// kept as long as the handler's claim, and then for the handler's `ttl`. If the response is recorded, the result
+    /// expires shortly before that record. If an attempt after a crash reads it, it is kept longer. The attempt that
+    /// produces it also reads it back from JSON, so all attempts see the same value.
     /// `digest_keys` and `seal_with` apply to it as to responses. The name is readable, so do not put a secret into it.
     ///
     /// # What it promises
@@ -153,6 +154,7 @@ impl Idempotency {
     /// | `run` panics, or the step is dropped, for instance by a timeout around it | it may have run, and it runs again |
     /// | `try_join!` runs steps at once, and one of them fails | the others are dropped: they may have run, and they run again. Use `join!`, which waits for all of them, and then `?` on each result |
     /// | JSON would change the result: `Some(())`, `Some(None)`, a float that is not a number | [`StepErrorKind::Unserialisable`](crate::StepErrorKind::Unserialisable) |
+    /// | the process dies right after the response is recorded, under `after_crash = "reject"` or with a `ttl` shorter than two leases | its result may be kept for longer than the response: the first execution after the `ttl` may get it |
     /// | the client disconnects | handler and step continue |
     /// | the store is unreachable | the call is repeated for as long as the registry allows a store to take, then it fails. If `run` has already run, that is [`StepErrorKind::NotRecorded`](crate::StepErrorKind::NotRecorded), and recording is tried again while this process lives: a later attempt waits for it |
     /// | the handler ends with a status that is not recorded | its steps stay: the next request with this key gets their results. To prevent this, return an error from `run` |

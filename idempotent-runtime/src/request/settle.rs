@@ -102,7 +102,7 @@ impl Claimed {
                     store.complete(&self.lease.key, token, &self.sealed(&record), self.run.classifier.policy.ttl())
                 };
                 if self.lease.end_now(complete) {
-                    self.end_steps();
+                    self.end_steps(Held::Yes);
                     Settling::Done(self.recorded(response, outcome))
                 } else {
                     Settling::Later(Box::pin(self.record(response, record, outcome).in_current_span()))
@@ -275,10 +275,10 @@ impl Claimed {
             PlannedEnd::Release => lease.release().await,
             PlannedEnd::Lapse => lease.lapse().await,
         };
-        if held.is_ok() {
+        if let Ok(held) = held {
             self.run.registry.ended_claims().notify(&lease.key);
             if !matches!(planned, PlannedEnd::Lapse) {
-                self.end_steps();
+                self.end_steps(held);
             }
         }
         held
@@ -290,9 +290,9 @@ impl Claimed {
         self.run.registry.at_rest().seal(place, record, Some(self.run.classifier.policy.ttl()))
     }
 
-    fn end_steps(&self) {
+    fn end_steps(&self, held: Held) {
         if self.lease.has_steps() {
-            self.lease.share().end_steps(self.run.classifier.policy.ttl(), self.run.registry.running().token());
+            self.lease.share().end_steps(held, self.run.registry.running().token());
         }
     }
 

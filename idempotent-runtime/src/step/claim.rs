@@ -178,7 +178,7 @@ impl StepClaim {
     }
 
     async fn complete(&self, lease: &KeptLease, record: &Record) -> Result<Held, StoreError> {
-        let life = self.handler.life_of_step(self.ttl).min(self.request.ttl);
+        let life = self.handler.life_of_step().min(self.request.ttl);
         // How long it is kept is said again when its handler ends.
         let record = self.registry.at_rest().seal(self.place(), record, None);
         lease.end(|token| lease.store.complete(&lease.key, token, Record::clone(&record), life)).await
@@ -188,7 +188,7 @@ impl StepClaim {
     fn keep_record(&self) {
         self.handler.keep_step(&self.key);
         // A store that cannot extend it must not keep it for ever either: so it is recorded with a ttl first.
-        if !self.request.after_crash.may_rerun() || self.handler.ended_at().is_some() {
+        if !self.request.after_crash.may_rerun() || self.handler.has_ended() {
             self.extend();
         }
     }
@@ -201,16 +201,10 @@ impl StepClaim {
 
     /// Says how long the result is kept: as long as the handler's claim, which may end meanwhile.
     fn extend(&self) {
-        let (handler, step, ttl) = (Arc::clone(&self.handler), self.key.clone(), self.ttl);
+        let (handler, step, counted) = (Arc::clone(&self.handler), self.key.clone(), self.registry.running().token());
         tokio::spawn(async move {
-            loop {
-                let ended_at = handler.ended_at();
-                handler.extend_step(&step, handler.life_of_step(ttl)).await;
-                // The handler's end may have said how long it is kept before this did.
-                if handler.ended_at() == ended_at {
-                    return;
-                }
-            }
+            handler.extend_step(&step).await;
+            drop(counted);
         });
     }
 

@@ -53,7 +53,7 @@ impl Steps {
     }
 
     fn claim_of(&self, name: &str, owner: &Owner) -> StepClaim {
-        self.handler.begin_step();
+        self.handler.begin_step(self.ttl);
         StepClaim {
             registry: self.registry.clone(),
             store: self.handler.store.clone(),
