@@ -137,8 +137,10 @@ fn key_schema(policy: &Policy) -> Value {
 fn rejections(policy: &Policy, registry: Option<&Registry>) -> Vec<Rejection> {
     let retry_after = Duration::ZERO;
     let has_claim = policy.database().is_none();
-    let mut rejections =
-        vec![Rejection::InFlight { retry_after }, Rejection::StoreUnavailable { retry_after, may_have_run: false }];
+    let mut rejections = vec![
+        Rejection::InFlight { retry_after, may_have_run: false },
+        Rejection::StoreUnavailable { retry_after, may_have_run: false },
+    ];
     if policy.required() {
         rejections.push(Rejection::MissingKey { header: None });
     }

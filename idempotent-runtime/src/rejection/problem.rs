@@ -52,6 +52,9 @@ pub enum Rejection {
     InFlight {
         /// When the client should retry.
         retry_after: Duration,
+        /// Whether parts of the request may have taken effect: its handler waited for a [step](crate::Idempotency::step)
+        /// that an earlier attempt still runs.
+        may_have_run: bool,
     },
     /// This request waited for the first one (`in_flight = wait`), which ended without a recorded response. This request ran
     /// nothing. A retry with the same key executes, or gets the response of another request that does.
@@ -263,9 +266,8 @@ impl Rejection {
             Self::OtherCredentials => {
                 "This key was used by a request with other credentials. This request ran nothing. Retry with the credentials of the first request.".to_owned()
             }
-            Self::InFlight { .. } => {
-                "This request ran nothing; the first one still runs. Retry with the same key to get its response.".to_owned()
-            }
+            Self::InFlight { may_have_run: true, .. } => PARTS_MAY_HAVE_RUN.to_owned(),
+            Self::InFlight { may_have_run: false, .. } => FIRST_RUNS.to_owned(),
             Self::NotRecorded { .. } => {
                 "This request ran nothing; the first one ended without a recorded response. Retry with the same key.".to_owned()
             }
@@ -302,7 +304,7 @@ impl Rejection {
     /// When to retry, if a retry can help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::InFlight { retry_after }
+            Self::InFlight { retry_after, .. }
             | Self::NotRecorded { retry_after }
             | Self::ClaimLost { retry_after }
             | Self::TooManyInFlight { retry_after, .. }
@@ -325,6 +327,10 @@ fn capitalised(reason: &InvalidKey) -> String {
     first.to_uppercase() + rest
 }
 
+const FIRST_RUNS: &str =
+    "This request ran nothing; the first one still runs. Retry with the same key to get its response.";
+const PARTS_MAY_HAVE_RUN: &str = "Parts of this request may have taken effect, and an earlier attempt still runs another part. Retry with the same key.";
+
 /// How long a rejected client should wait: long enough to protect the server, and short enough to be unnoticed by
 /// people.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -335,6 +341,8 @@ pub(crate) const UNAVAILABLE: Rejection = Rejection::StoreUnavailable { retry_af
 pub(crate) const UNAVAILABLE_AFTER_RUN: Rejection =
     Rejection::StoreUnavailable { retry_after: RETRY_AFTER, may_have_run: true };
 
-pub(crate) const IN_FLIGHT: Rejection = Rejection::InFlight { retry_after: RETRY_AFTER };
+pub(crate) const IN_FLIGHT: Rejection = Rejection::InFlight { retry_after: RETRY_AFTER, may_have_run: false };
+
+pub(crate) const IN_FLIGHT_AFTER_RUN: Rejection = Rejection::InFlight { retry_after: RETRY_AFTER, may_have_run: true };
 
 pub(crate) const CLAIM_LOST: Rejection = Rejection::ClaimLost { retry_after: RETRY_AFTER };

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::policy::scope::Scope;
 use crate::registry::Registry;
-use crate::rejection::problem::{CLAIM_LOST, IN_FLIGHT, Rejection, UNAVAILABLE_AFTER_RUN};
+use crate::rejection::problem::{CLAIM_LOST, IN_FLIGHT_AFTER_RUN, Rejection, UNAVAILABLE_AFTER_RUN};
 use crate::rejection::request::Audience;
 use crate::step::rejections::StepRejections;
 use crate::store::error::StoreError;
@@ -178,7 +178,7 @@ impl StepError {
         match self.kind {
             StepErrorKind::Store(_) | StepErrorKind::NotRecorded(_) => UNAVAILABLE_AFTER_RUN,
             StepErrorKind::ClaimLost => CLAIM_LOST,
-            StepErrorKind::StillRunning => IN_FLIGHT,
+            StepErrorKind::StillRunning => IN_FLIGHT_AFTER_RUN,
             StepErrorKind::OtherRequest => Rejection::KeyReused,
             StepErrorKind::OtherCredentials => Rejection::OtherCredentials,
             StepErrorKind::OutcomeUnknown => Rejection::OutcomeUnknown,
