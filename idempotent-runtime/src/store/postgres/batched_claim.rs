@@ -6,9 +6,8 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use crate::key::RecordKey;
-use crate::policy::values::AfterCrash;
 use crate::store::claim::ClaimRequest;
-use crate::store::claim_decision::StoredState;
+use crate::store::claim_decision::{ExistingClaim, StoredState};
 use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::postgres::batcher::{Batched, LARGEST, place_of};
@@ -45,7 +44,7 @@ impl Batched for BatchedClaim {
             .bind(requests().map(|request| token_text(request.token)).collect::<Vec<_>>())
             .bind(requests().map(|request| span_millis(request.ttl)).collect::<Vec<_>>())
             .bind(requests().map(|request| span_millis(request.lease)).collect::<Vec<_>>())
-            .bind(requests().map(|request| request.after_crash == AfterCrash::Rerun).collect::<Vec<_>>())
+            .bind(requests().map(|request| request.after_crash.may_rerun()).collect::<Vec<_>>())
             .bind(batch.iter().map(|claim| claim.lock_of_key).collect::<Vec<_>>())
             .bind(requests().map(|request| request.other_fingerprint().to_string()).collect::<Vec<_>>())
             .bind(i32::try_from(LARGEST).unwrap_or(i32::MAX))
@@ -70,6 +69,7 @@ impl Batched for BatchedClaim {
 impl BatchedClaim {
     fn acquired(&self, attempt: u32) -> StoredState {
         let ClaimRequest { fingerprint, token, after_crash, .. } = self.request;
-        StoredState::Claimed { fingerprint, token, attempt, leased: true, expires: after_crash == AfterCrash::Rerun }
+        let claim = ExistingClaim::new(token, fingerprint);
+        StoredState::Claimed(claim.with_attempt(attempt).with_expiry(after_crash.may_rerun()))
     }
 }
