@@ -11,7 +11,8 @@ use crate::store::postgres::failure::{is_ended_before, store_error};
 use crate::store::postgres::resolve::resolve;
 use crate::store::postgres::retry::{retried, retried_after};
 use crate::store::postgres::row::digest;
-use crate::store::postgres::store::{PostgresStore, Query};
+use crate::store::postgres::statements::Query;
+use crate::store::postgres::store::PostgresStore;
 use crate::store::resolution::{Resolution, Resolved};
 use crate::store::row::unknown_outcomes;
 

@@ -1,5 +1,7 @@
 //! What PostgreSQL's errors mean to a caller.
 
+use std::sync::Arc;
+
 use crate::store::error::{StoreError, Waited};
 use crate::store::given_back::given_back;
 use crate::transaction::error::{Aborted, Conflict, ReadOnly, Violated};
@@ -68,6 +70,17 @@ pub(super) fn is_ended_before(error: &sqlx::Error) -> bool {
 /// Whether the connection is lost. The statement may have been run.
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || is_ended_before(error)
+}
+
+/// Whether the server has rejected the statement, which then had no effect. An error of class 08 (connection exception) is none of the
+/// server's: a pooler has lost the server's connection, and the statement may have been run.
+pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| !code.starts_with("08"))
+}
+
+/// For each caller whose operation was in one statement with others: the operation may have taken effect.
+pub(super) fn lost_error(error: Arc<sqlx::Error>) -> StoreError {
+    if is_short_of_something(&error) { StoreError::busy(error) } else { StoreError::unavailable(error) }
 }
 
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {

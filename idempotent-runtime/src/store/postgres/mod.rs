@@ -1,8 +1,9 @@
 //! The store for many processes that have a PostgreSQL already.
 //!
 //! Claim, renewal, completion and release are one statement each, which commits by itself: a first execution costs two
-//! statements, a replay one. Behind a pooler each is a transaction (`pooler.rs`). All of them decide about leases and expiry by
-//! `clock_timestamp()`, the clock of the database.
+//! statements, a replay one. While some are under way, those of other requests gather, and go out together as one statement over
+//! arrays (`batcher.rs`). Behind a pooler each statement is a transaction (`pooler.rs`). All of them decide about leases and
+//! expiry by `clock_timestamp()`, the clock of the database.
 //!
 //! A handler that takes a [`Tx`](crate::Tx) leaves no row while it runs. Its claim is a pair of advisory locks of its own
 //! transaction, which PostgreSQL gives up with the transaction, whatever becomes of the process; a duplicate tries them,
@@ -13,8 +14,13 @@
 pub(crate) mod admin;
 pub(crate) mod admin_statements;
 pub(crate) mod advisory_locks;
+pub(crate) mod batch_statements;
+pub(crate) mod batched_claim;
+pub(crate) mod batched_end;
+pub(crate) mod batcher;
 pub(crate) mod claim;
 pub(crate) mod committed;
+pub(crate) mod end;
 pub(crate) mod expired_deletion;
 pub(crate) mod failure;
 pub(crate) mod in_clear;
@@ -31,6 +37,7 @@ pub(crate) mod resolve;
 pub(crate) mod retry;
 pub(crate) mod row;
 mod silent;
+pub(crate) mod spare;
 pub(crate) mod statements;
 pub(crate) mod store;
 pub(crate) mod transactions;

@@ -190,6 +190,13 @@ impl OwnConnection {
         Ok(self.run(query).await?.into_iter().find_map(Either::right))
     }
 
+    pub(super) async fn fetch_all<'q>(
+        &mut self,
+        query: impl Execute<'q, Postgres> + 'q,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        Ok(self.run(query).await?.into_iter().filter_map(Either::right).collect())
+    }
+
     async fn run<'q>(&mut self, query: impl Execute<'q, Postgres> + 'q) -> Result<Answer, sqlx::Error> {
         let pooler = Arc::clone(&self.pooler);
         self.is_answered = false;

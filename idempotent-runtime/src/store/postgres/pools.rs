@@ -6,7 +6,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgTransactionManager, Postgres};
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use sqlx_core::transaction::TransactionManager as _;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::store::error::StoreError;
@@ -29,7 +29,7 @@ pub(super) struct Pools {
     application: PgPool,
     own: Arc<OwnPool>,
     operators: OwnPool,
-    claims: Semaphore,
+    claims: Arc<Semaphore>,
     pooler: Arc<Pooler>,
 }
 
@@ -43,7 +43,7 @@ impl Pools {
         Self {
             own: Arc::new(own(connections)),
             operators: own(connections.min(OF_OPERATORS)),
-            claims: Semaphore::new(connections as usize),
+            claims: Arc::new(Semaphore::new(connections as usize)),
             application,
             pooler,
         }
@@ -86,8 +86,8 @@ impl Pools {
 
     /// The turn of a claim to take a connection. The pool is fair: what ends a claim would wait behind every claim that came
     /// before it, and behind no more than these.
-    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, StoreError> {
-        self.claims.acquire().await.map_err(StoreError::unavailable)
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        Arc::clone(&self.claims).acquire_owned().await.map_err(StoreError::unavailable)
     }
 
     /// Begins a transaction on a connection of the application's by these statements.

@@ -1,8 +1,7 @@
 //! The statements of the request path, and all statements for one schema.
 
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::Postgres;
-use sqlx::query::Query;
+use sqlx::postgres::{PgArguments, Postgres};
 use std::sync::Arc;
 
 use crate::store::postgres::admin_statements::{
@@ -10,21 +9,15 @@ use crate::store::postgres::admin_statements::{
     UNKNOWN_OUTCOMES,
 };
 use crate::store::postgres::advisory_locks::other_request;
+use crate::store::postgres::batch_statements::{CLAIM_MANY, COMPLETE_MANY, RELEASE_MANY};
 use crate::store::postgres::pooler::Pooler;
+use crate::store::postgres::spare::spare;
 
 macro_rules! existing {
     () => {
         "SELECT id, state, fingerprint, token, attempt, lease_until > clock_timestamp() AS leased, \
          isfinite(expires_at) AS expires, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
          false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > clock_timestamp()"
-    };
-}
-
-/// How much later than it expires a row of this ttl may be deleted: so long its handler may run, or its claim be renewed, before
-/// the index of what is to be deleted must be told.
-macro_rules! spare {
-    ($ttl:literal) => {
-        concat!("least(", $ttl, ", 300000) * interval '1 millisecond'")
     };
 }
 
@@ -192,6 +185,8 @@ const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fin
 const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 \
      AND state = 'completed' AND expires_at > clock_timestamp())";
 
+pub(super) type Query = sqlx::query::Query<'static, Postgres, PgArguments>;
+
 /// The statements for one schema; a clone shares them.
 #[derive(Clone)]
 pub(super) struct Statement {
@@ -201,7 +196,7 @@ pub(super) struct Statement {
 
 impl Statement {
     /// Without a name behind a pooler, where a name may be another client's.
-    pub(super) fn query(&self) -> Query<'static, Postgres, sqlx::postgres::PgArguments> {
+    pub(super) fn query(&self) -> Query {
         sqlx::query(AssertSqlSafe(Arc::clone(&self.sql))).persistent(!self.pooler.is_there())
     }
 }
@@ -209,12 +204,15 @@ impl Statement {
 pub(super) struct Statements {
     pub(super) existing: Statement,
     pub(super) claim: Statement,
+    pub(super) claim_many: Statement,
     pub(super) renew: Statement,
     pub(super) renew_many: Statement,
     pub(super) keep: Statement,
     pub(super) complete: Statement,
+    pub(super) complete_many: Statement,
     pub(super) extend: Statement,
     pub(super) release: Statement,
+    pub(super) release_many: Statement,
     pub(super) give_back: Statement,
     pub(super) await_end: Statement,
     pub(super) record: Statement,
@@ -238,12 +236,15 @@ impl Statements {
         Self {
             existing: statement(EXISTING),
             claim: statement(CLAIM),
+            claim_many: statement(CLAIM_MANY),
             renew: statement(RENEW),
             renew_many: statement(RENEW_MANY),
             keep: statement(KEEP),
             complete: statement(COMPLETE),
+            complete_many: statement(COMPLETE_MANY),
             extend: statement(EXTEND),
             release: statement(RELEASE),
+            release_many: statement(RELEASE_MANY),
             give_back: statement(GIVE_BACK),
             await_end: statement(AWAIT),
             record: statement(RECORD),

@@ -6,21 +6,22 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::poll;
 use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Row as _};
 
 use crate::key::RecordKey;
-use crate::record::{Record, unix_millis};
+use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::columns::{span_millis, token_text};
 use crate::store::contract::Store;
 use crate::store::error::StoreError;
-use crate::store::given_back::REMEMBERED;
 use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::batched_end::{BatchedCompletion, BatchedRelease};
+use crate::store::postgres::batcher::Batched as _;
 use crate::store::postgres::claim::claim;
-use crate::store::postgres::failure::{record_error, store_error};
+use crate::store::postgres::end::{complete, release};
+use crate::store::postgres::failure::store_error;
 use crate::store::postgres::inner::Inner;
 use crate::store::postgres::migrate;
 use crate::store::postgres::migrate::PostgresMigrateError;
@@ -127,12 +128,6 @@ impl PostgresStore {
     pub fn pool(&self) -> &PgPool {
         self.0.pools.application()
     }
-
-    /// Sends a statement that returns a row if it took effect.
-    async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
-        let row = retried(|| async { query().fetch_optional(self.0.pools.own()).await }).await?;
-        Ok(Held::of(row.is_some()))
-    }
 }
 
 /// PostgreSQL takes no message of more than 1 GiB, and closes the connection over one. What else is in it takes less than the rest.
@@ -141,8 +136,6 @@ const LONGEST: usize = (1 << 30) - (1 << 16);
 #[derive(Debug, thiserror::Error)]
 #[error("the record has {0} bytes, and PostgreSQL takes {LONGEST}")]
 struct TooLong(usize);
-
-pub(super) type Query = sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments>;
 
 /// What one row of `renew_many` says: there is no row if the claim is lost, and `false` if another statement has locked it.
 fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
@@ -202,46 +195,16 @@ impl Store for PostgresStore {
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
         let (digest, token, headers) = (digest(key), token_text(token), headers_text(&record)?);
-        let length = headers.len() + record.body_bytes().map_or(0, Bytes::len);
+        let completion = BatchedCompletion { digest, token, ttl: span_millis(ttl), headers, record };
+        let length = completion.bytes();
         if length > LONGEST {
             return Err(StoreError::record_rejected(TooLong(length)));
         }
-        let complete = || {
-            let query = self.0.statements.complete.query().bind(digest).bind(token.clone()).bind(span_millis(ttl));
-            let query = query.bind(record.fingerprint.to_string()).bind(unix_millis(record.recorded_at));
-            let query = query.bind(i32::from(record.status.as_u16())).bind(headers.clone());
-            query.bind(record.body_bytes().map(|body| body.to_vec())).bind(self.0.listener.channel().to_owned())
-        };
-        if self.held(complete).await.map_err(record_error)? == Held::Yes {
-            return Ok(Held::Yes);
-        }
-        // The client may have repeated this call. If the first call committed while this one waited for the row, only a new
-        // statement sees that: the snapshot of this one is older.
-        let completed_by = || async {
-            self.0.statements.completed_by.query().bind(digest).bind(&token).fetch_one(self.0.pools.own()).await
-        };
-        let is_completed: bool = retried(completed_by).await?.try_get(0).map_err(store_error)?;
-        Ok(Held::of(is_completed))
+        complete(&self.0, completion).await
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        let (digest, token) = (digest(key), token_text(token));
-        let release = || {
-            let query = self.0.statements.release.query().bind(digest).bind(token.clone());
-            query.bind(self.0.listener.channel().to_owned()).bind("release")
-        };
-        if self.held(release).await? == Held::Yes {
-            return Ok(Held::Yes);
-        }
-        let give_back = || async {
-            let query = self.0.statements.give_back.query().bind(digest).bind(&token).bind(span_millis(REMEMBERED));
-            query.bind("give back").execute(self.0.pools.own()).await
-        };
-        if retried(give_back).await?.rows_affected() > 0 {
-            return Ok(Held::No);
-        }
-        // If the claim has arrived since, it is there now.
-        self.held(release).await
+        release(&self.0, BatchedRelease { digest: digest(key), token: token_text(token) }).await
     }
 
     async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
