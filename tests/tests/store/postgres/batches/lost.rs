@@ -18,26 +18,30 @@ use sqlx::{PgPool, Postgres};
 use super::{CALLERS, answers, claim_all, count, execute, is_first_attempt, key, requests};
 
 /// A claim waits in its statement as long as another session has the lock 44.
-const GATE: &str = "CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS
+pub(super) const GATE: &str = "CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS
         'BEGIN WHILE NOT pg_try_advisory_xact_lock_shared(44) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NEW; END';
     CREATE TRIGGER wait_at_gate BEFORE INSERT ON idempotency.records FOR EACH ROW
     WHEN (NEW.state = 'claimed') EXECUTE FUNCTION wait_at_gate();";
 
 /// How many claims have taken the lock of their key, so that they are in a statement.
-const SENT: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' \
+pub(super) const SENT: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' \
+     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// How many statements have claims in them.
+const STATEMENTS: &str = "SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// The session that has the lock 44.
-struct Gate(PoolConnection<Postgres>);
+pub(super) struct Gate(PoolConnection<Postgres>);
 
 impl Gate {
-    async fn closed(pool: &PgPool) -> Self {
+    pub(super) async fn closed(pool: &PgPool) -> Self {
         let mut holder = pool.acquire().await.expect("a connection");
         sqlx::query("SELECT pg_advisory_lock(44)").execute(&mut *holder).await.expect("the lock is free");
         Self(holder)
     }
 
-    async fn open(mut self) {
+    pub(super) async fn open(mut self) {
         sqlx::query("SELECT pg_advisory_unlock(44)").execute(&mut *self.0).await.expect("the lock is held");
     }
 }
@@ -60,6 +64,8 @@ async fn lost_answer_of_a_batch_may_have_taken_effect() {
         let arrived = "SELECT count(*) FROM idempotency.records WHERE state = 'claimed' AND attempt = 1 AND key LIKE ";
         let arrived = format!("{arrived} '%{name}%'");
         eventually(async || count(&pool, &arrived).await, |&arrived| arrived == 64).await;
+        // The proxy may not have read the last answers yet. They are lost with their connections.
+        proxy.break_open();
         proxy.set(Mode::Passes);
         for claim in answers(claims).await {
             match after_crash {
@@ -196,6 +202,54 @@ async fn callers_gone_during_their_batch_leave_no_claim() {
 #[idempotent(scope = "batch-disconnects", after_crash = "reject")]
 async fn never_again(State(runs): State<Runs>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("run {}", runs.run().await))
+}
+
+#[idempotent(scope = "batch-answers", after_crash = "rerun")]
+async fn again(State(runs): State<Runs>) -> (StatusCode, String) {
+    (StatusCode::CREATED, format!("run {}", runs.run().await))
+}
+
+/// The answers to statements with the claims of many requests are lost, although the claims have arrived. No handler runs twice: a
+/// request either gets its own claim, because the store sends it again, or it is rejected, and its retry is executed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_answers_to_claims_of_requests_run_nothing_twice() {
+    let database = PostgresServer::shared().await.database().await;
+    let (pool, proxy) = (database.pool(4).await, database.proxy());
+    migrated(&pool).await;
+    execute(&pool, GATE).await;
+    let store = PostgresStore::new(database.pool_over(&proxy).await);
+    // Longer than the gate is closed on a busy machine.
+    let registry = Registry::builder(store).store_timeout(Duration::from_mins(1)).build();
+    for (path, name) in [("/never-again", "kept"), ("/again", "rerun")] {
+        let runs = Runs::free();
+        let app = Router::new().route("/never-again", post(never_again)).route("/again", post(again));
+        let server = Server::start(app.with_state(runs.clone()).layer(registry.layer())).await;
+        let keys: Vec<_> = (0..CALLERS).map(|n| format!("{name}{n}")).collect();
+        let gate = Gate::closed(&pool).await;
+        let posting = join_all(keys.iter().map(|key| server.post_with_key(path, key)));
+        let losing = async {
+            // All connections of the store. What is not in their statements waits for one.
+            eventually(async || count(&pool, STATEMENTS).await, |&statements| statements == 4).await;
+            proxy.set(Mode::LosesAnswers);
+            gate.open().await;
+            eventually(async || count(&pool, STATEMENTS).await, |&statements| statements == 0).await;
+            let lost =
+                count(&pool, &format!("SELECT count(*) FROM idempotency.records WHERE key LIKE '%{name}%'")).await;
+            proxy.break_open();
+            proxy.set(Mode::Passes);
+            lost
+        };
+        let (answers, lost) = tokio::join!(posting, losing);
+        let rejected = answers.iter().filter(|answer| answer.status != StatusCode::CREATED);
+        let rejected = rejected.inspect(|answer| assert_eq!(answer.rejection(), "store_unavailable")).count();
+        assert_eq!(i64::try_from(rejected), Ok(if path == "/again" { 0 } else { lost }), "{lost} of 64 claims");
+        for key in &keys {
+            let retry = async || server.post_with_key(path, key).await;
+            eventually(retry, |answer| answer.status == StatusCode::CREATED).await;
+            assert!(server.post_with_key(path, key).await.is_replay());
+        }
+        assert_eq!(runs.started(), CALLERS, "{path}");
+    }
 }
 
 /// Clients leave while the claims of their requests are under way in batches. Each retry is executed or replayed, and each key runs

@@ -2,7 +2,9 @@
 
 mod decisions;
 mod failures;
+mod load;
 mod lost;
+mod runtimes;
 
 use futures_util::future::join_all;
 use idempotent_runtime::RecordKey;
