@@ -1,4 +1,4 @@
-//! Wakes those who wait for one key.
+//! Wakes the waiters of one key.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -24,9 +24,9 @@ struct Waiters {
 }
 
 impl KeyedNotify {
-    /// Wakes those who wait for `key`.
+    /// Wakes the waiters of `key`.
     pub(crate) fn notify(&self, key: &(impl Hash + ?Sized)) {
-        // A waiter that is counted after this load looks at the store after the end that this tells of.
+        // If a waiter is counted after this load, it looks at the store after the claim has ended, so it needs no notification.
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }

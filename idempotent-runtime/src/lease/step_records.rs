@@ -85,7 +85,7 @@ impl Lease {
         }
     }
 
-    /// Whether another attempt has recorded a response. From then on, the claim has ended as that attempt's has.
+    /// Returns whether another attempt has recorded a response. If so, the claim has ended in the same way as that attempt's claim.
     async fn finds_record(&self) -> bool {
         let since = Instant::now();
         let Ok(Some(Entry { state: EntryState::Completed { .. }, expires_in: Some(ttl), .. })) =

@@ -1,11 +1,14 @@
-//! The statements for many operations at once. Each does for every element of its arrays what the statement for one does.
+//! The statements for many operations at once. For each element of its arrays, a statement does the same as the statement for one
+//! operation.
 //!
-//! A batch must not wait for long, because one row that another transaction has locked would hold up the others. So it waits no
-//! longer than its own `lock_timeout`, and then it has no effect and its operations go out one by one.
+//! A batch must not wait long for one row that another transaction has locked, because the other operations would wait too. So a
+//! batch sets its own `lock_timeout`. If the batch exceeds it, the batch has no effect, and its operations are sent one by one.
 //!
-//! The digests have 32 bytes, always. PostgreSQL does not know that, and estimates that one element passes the test. So it looks up
-//! each row by its index, also where its statistics say that the table is small: a prepared plan outlives them.
+//! Every digest has 32 bytes. PostgreSQL does not know that, and estimates that only one element passes the test. So it looks up
+//! each row by the index, even if its statistics say that the table is small. A prepared plan is still in use after the table has
+//! grown.
 
+use crate::store::postgres::row_changes::{completed, taken_over};
 use crate::store::postgres::spare::spare;
 
 macro_rules! patience {
@@ -14,8 +17,8 @@ macro_rules! patience {
     };
 }
 
-/// `CLAIM` without the answers that are rare: there is no row for a key whose lock is taken, or whose token was given back. The row
-/// of a record with a large body is left out too.
+/// `CLAIM` without its rare answers: there is no row for a key whose lock is taken, or whose token was given back. A record with a
+/// large body has no row either.
 pub(super) const CLAIM_MANY: &str = concat!(
     "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now, ",
     patience!(),
@@ -36,13 +39,9 @@ pub(super) const CLAIM_MANY: &str = concat!(
     spare!("ttl"),
     " ELSE 'infinity' END, NOT reruns FROM moment, turn WHERE is_free AND NOT EXISTS (\
      SELECT FROM {schema}.records AS given_back WHERE given_back.digest = turn.digest || decode(turn.token, 'hex') \
-     AND given_back.expires_at > clock_timestamp()) ORDER BY turn.digest \
-     ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'claimed', fingerprint = excluded.fingerprint, \
-     token = excluded.token, attempt = CASE WHEN r.expires_at <= (SELECT now FROM moment) THEN 1 ELSE r.attempt + 1 END, \
-     claim_ttl = excluded.claim_ttl, awaited = false, lease_until = excluded.lease_until, \
-     expires_at = excluded.expires_at, delete_after = excluded.delete_after, guards_token = excluded.guards_token, \
-     lingers = true, recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
-     WHERE r.expires_at <= (SELECT now FROM moment) OR (NOT excluded.guards_token \
+     AND given_back.expires_at > clock_timestamp()) ORDER BY turn.digest ",
+    taken_over!(),
+    "NOT excluded.guards_token \
      AND r.state = 'claimed' AND r.lease_until <= (SELECT now FROM moment) AND EXISTS (SELECT FROM turn \
      WHERE turn.digest = excluded.digest AND r.fingerprint IN (turn.fingerprint, turn.former))) \
      RETURNING r.digest, r.id, r.attempt) \
@@ -54,26 +53,23 @@ pub(super) const CLAIM_MANY: &str = concat!(
      FROM looked WHERE id IS NOT NULL AND coalesce(octet_length(body), 0) <= $10"
 );
 
-/// `COMPLETE` returns a row for each claim that has become its record.
+/// `COMPLETE` for many claims. Returns a row for each claim that has become its record.
 pub(super) const COMPLETE_MANY: &str = concat!(
     "WITH moment AS MATERIALIZED (SELECT ",
     patience!(),
     "), asked AS MATERIALIZED (SELECT asked.* FROM moment, unnest($1::bytea[], $2::text[], $3::bigint[], $4::text[], \
      $5::bigint[], $6::integer[], $7::text[], $8::bytea[]) \
      AS asked (digest, token, ttl, fingerprint, recorded_at, status, headers, body) WHERE length(asked.digest) = 32) \
-     UPDATE {schema}.records AS r SET state = 'completed', lease_until = NULL, \
-     expires_at = clock_timestamp() + asked.ttl * interval '1 millisecond', \
-     delete_after = CASE WHEN r.delete_after BETWEEN clock_timestamp() + asked.ttl * interval '1 millisecond' \
-     AND clock_timestamp() + asked.ttl * interval '1 millisecond' + ",
-    spare!("asked.ttl"),
-    " THEN r.delete_after ELSE clock_timestamp() + asked.ttl * interval '1 millisecond' END, \
-     fingerprint = asked.fingerprint, recorded_at = timestamptz 'epoch' + asked.recorded_at * interval '1 millisecond', \
+     UPDATE {schema}.records AS r SET ",
+    completed!("asked.ttl"),
+    ", fingerprint = asked.fingerprint, recorded_at = timestamptz 'epoch' + asked.recorded_at * interval '1 millisecond', \
      status = asked.status, headers = asked.headers::jsonb, body = asked.body FROM asked \
      WHERE r.digest = asked.digest AND r.token = asked.token AND r.state = 'claimed' AND r.expires_at > clock_timestamp() \
      RETURNING r.digest, CASE WHEN r.awaited THEN pg_notify($9, encode(r.digest, 'hex'))::text END"
 );
 
-/// `RELEASE` returns a row for each claim that has ended. The last parameter says that the statement is meant.
+/// `RELEASE` for many claims. Returns a row for each claim that has ended. The last parameter identifies the statement, as in
+/// `RELEASE`.
 pub(super) const RELEASE_MANY: &str = concat!(
     "WITH moment AS MATERIALIZED (SELECT ",
     patience!(),

@@ -1,4 +1,4 @@
-//! A claim as one of many in a statement.
+//! A claim as one of many in one statement.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) struct BatchedClaim {
 }
 
 impl Batched for BatchedClaim {
-    /// What the key has now.
+    /// The state of the key after the statement.
     type Answer = Result<StoredState, StoreError>;
 
     const IN_TURN: bool = true;
@@ -57,7 +57,7 @@ impl Batched for BatchedClaim {
             match row::acquired(row) {
                 Ok(Some(attempt)) => answers[place] = Some(Ok(batch[place].acquired(attempt))),
                 Err(error) => answers[place] = Some(Err(error)),
-                // What the key had before it was acquired is no answer.
+                // A key that the statement acquired also has the row of its earlier state, which is not the answer.
                 Ok(None) if answers[place].is_some() => {}
                 Ok(None) => answers[place] = Some(StoredState::from_row(row)),
             }

@@ -1,4 +1,4 @@
-//! The end of a claim, a completion or a release, as one of many in a statement.
+//! A completion or a release of a claim as one of many in one statement.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::record::{Record, unix_millis};
 use crate::store::postgres::batcher::{Batched, place_of};
 use crate::store::postgres::statements::Query;
 
-/// It took effect. If a claim has no such answer, the statements for one claim find out why.
+/// The operation took effect. If it has no such answer, the statements for one claim find out why.
 pub(super) struct Ended;
 
 pub(super) struct BatchedCompletion {
     pub(super) digest: [u8; 32],
-    /// As [`token_text`](crate::store::columns::token_text) writes it.
+    /// In the format of [`token_text`](crate::store::columns::token_text).
     pub(super) token: String,
     /// In milliseconds.
     pub(super) ttl: i64,

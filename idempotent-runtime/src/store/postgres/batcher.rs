@@ -1,11 +1,13 @@
 //! Operations of many callers that go out as one statement.
 //!
-//! While [`UNDER_WAY`] statements are under way, further operations gather. When one of the statements has been answered, a waiting
-//! caller sends all that have gathered. With fewer callers, each sends the statement for one operation at once, and waits for no
-//! other: on a machine of its own, PostgreSQL serves a few small statements side by side faster than one larger statement.
+//! While [`UNDER_WAY`] statements are under way, further operations gather in a queue. When one of the statements is answered, a
+//! waiting caller sends the queued operations as one statement. If there are fewer callers, each caller sends a statement for its
+//! own operation at once and does not wait for other callers. On a machine of its own, PostgreSQL serves a few small statements
+//! side by side faster than one larger statement.
 //!
-//! A batch belongs to no caller: its task ends when it is answered, or when all its callers have gone. What it cannot answer,
-//! each caller sends alone. A batch that PostgreSQL rejects has no effect, and the reason may be one operation of many.
+//! A batch is sent by a task that no caller owns. The task ends when the batch is answered, or when all its callers have stopped
+//! waiting. If the batch has no answer for an operation, the caller sends that operation in a statement of its own. If PostgreSQL
+//! rejects the batch, no operation has taken effect, and the cause may be only one of them. So each caller then sends its own.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -26,41 +28,43 @@ use crate::store::postgres::pools::Pools;
 use crate::store::postgres::statements::{Query, Statement};
 use crate::sync::{Mutex, RuntimeId, current_runtime, lock};
 
-/// The statements for one kind of operation that are under way before further operations gather. In a small pool fewer, at most half
-/// of its connections.
+/// The number of statements for one kind of operation that are under way before further operations gather. It is lower for a small
+/// pool: at most half of the pool's connections.
 const UNDER_WAY: usize = 4;
 
-/// The operations in one statement, at most. Each claim takes a lock, of which PostgreSQL has 64 for each connection.
+/// The largest number of operations in one statement. Each claim takes a lock, and PostgreSQL has 64 locks for each connection.
 const MOST: usize = 32;
 
-/// A larger operation goes out alone, and a batch of more bytes takes no further one.
+/// An operation with more bytes is sent in a statement of its own.
 pub(super) const LARGEST: usize = 64 * 1024;
+
+/// A batch with this many bytes takes no further operation.
 const MOST_BYTES: usize = 1024 * 1024;
 
-/// How long an operation waits for the statements under way. They may wait for a lock, or for an answer that never comes.
+/// How long an operation waits for the statements under way. They may wait for a lock, or for an answer that never arrives.
 const PATIENCE: Duration = Duration::from_millis(5);
 
 /// One operation.
 pub(super) trait Batched: Send + Sync + Sized + 'static {
     type Answer: Send + 'static;
 
-    /// Whether it takes a connection only in its turn ([`Pools::turn`]).
+    /// Whether the operation waits for its turn before it takes a connection ([`Pools::turn`]).
     const IN_TURN: bool;
 
-    /// Of its key. A statement has each key once.
+    /// The digest of the operation's key. A statement has each key once.
     fn digest(&self) -> &[u8; 32];
 
-    /// Roughly what it adds to the statement.
+    /// The approximate number of bytes that the operation adds to the statement.
     fn bytes(&self) -> usize;
 
-    /// Adds the parameters of the statement, which notifies requests that wait over `channel`.
+    /// Adds the parameters of the statement. The statement notifies waiting requests over `channel`.
     fn bind(batch: &[Arc<Self>], query: Query, channel: &str) -> Query;
 
-    /// One for each operation. An operation without an answer goes out alone.
+    /// Returns an answer for each operation. An operation without an answer is sent in a statement of its own.
     fn answers(batch: &[Arc<Self>], rows: &[PgRow]) -> Result<Vec<Option<Self::Answer>>, sqlx::Error>;
 }
 
-/// The place of the operation with this digest. A batch is sorted.
+/// Returns the index of the operation with this digest. A batch is sorted by digest.
 pub(super) fn place_of<B: Batched>(batch: &[Arc<B>], digest: &[u8]) -> Option<usize> {
     batch.binary_search_by(|operation| operation.digest()[..].cmp(digest)).ok()
 }
@@ -72,12 +76,12 @@ pub(super) struct Lead {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What has become of an operation.
+/// The result of submitting an operation.
 pub(super) enum Outcome<A> {
     Answered(A),
-    /// It has had no effect: its caller sends it, over this connection if there is one.
+    /// The operation has had no effect. Its caller sends it, over this connection if there is one.
     Alone(Option<Lead>),
-    /// The answer was lost. It may have taken effect.
+    /// The answer was lost. The operation may have taken effect.
     Lost(Arc<sqlx::Error>),
 }
 
@@ -86,7 +90,7 @@ pub(super) struct Batcher<B: Batched> {
     statement: Statement,
     channel: String,
     permits: Arc<Semaphore>,
-    /// Whether the last statement had one operation. Then the next caller does not wait for others to gather.
+    /// Whether the last statement had one operation. Then the next caller does not wait for other operations to gather.
     was_alone: AtomicBool,
     queue: Mutex<Queue<B>>,
 }
@@ -100,7 +104,7 @@ struct Job<B: Batched> {
     number: u64,
     operation: Arc<B>,
     call: Option<Arc<Call>>,
-    /// A batch has callers of one runtime: the threads of another one may be blocked.
+    /// All callers of a batch belong to one runtime, because the threads of another runtime may be blocked.
     runtime: Option<RuntimeId>,
     reply: oneshot::Sender<Outcome<B::Answer>>,
 }
@@ -113,15 +117,16 @@ impl<B: Batched> Batcher<B> {
         Arc::new(Self { pools, statement, channel, permits, was_alone: AtomicBool::new(true), queue })
     }
 
-    /// Has the operation sent, unless its caller withdraws `call` before.
+    /// Sends the operation in a batch, unless its caller withdraws `call` first.
     ///
     /// # Errors
     ///
-    /// If there is no connection: then it was not sent.
+    /// If there is no connection. Then the operation was not sent.
     ///
     /// # Cancel safety
     ///
-    /// An operation that was not sent never will be. One that was goes to its end.
+    /// If the future is dropped before the operation is sent, the operation is never sent. If it is dropped later, the operation
+    /// may take effect.
     pub(super) async fn submit(
         self: &Arc<Self>,
         operation: &Arc<B>,
@@ -140,7 +145,7 @@ impl<B: Batched> Batcher<B> {
             let lead = match lead {
                 Ok(lead) => lead,
                 Err(error) if queued.leave() => return Err(error),
-                // Another caller has sent it meanwhile.
+                // Another caller has sent the operation in the meantime.
                 Err(_) => continue,
             };
             let batch = self.take();
@@ -155,14 +160,14 @@ impl<B: Batched> Batcher<B> {
         }
     }
 
-    /// A connection for a statement beside the batches.
+    /// Takes a connection for a statement that is not a batch.
     pub(super) async fn connect(&self) -> Result<Lead, StoreError> {
         let turn = if B::IN_TURN { Some(self.pools.turn().await?) } else { None };
         let connection = self.pools.own().acquire().await.map_err(store_error)?;
         Ok(Lead { connection, _turn: turn, _permit: None })
     }
 
-    /// A permit without waiting, if few callers come: no other operation waits, and none came with the last one.
+    /// Returns a permit without waiting if there are few callers: no other operation waits, and the last statement had only one.
     fn permit_at_once(&self) -> Option<OwnedSemaphorePermit> {
         let is_alone = self.was_alone.load(Ordering::Relaxed) && lock(&self.queue).waiting.is_empty();
         if is_alone { Arc::clone(&self.permits).try_acquire_owned().ok() } else { None }
@@ -171,12 +176,12 @@ impl<B: Batched> Batcher<B> {
     async fn lead(&self, number: u64) -> Result<Lead, StoreError> {
         let permit = Deadline::after(PATIENCE).bound(Arc::clone(&self.permits).acquire_owned()).await;
         if !lock(&self.queue).waiting.contains_key(&number) {
-            // Its statement is under way.
+            // Another caller has sent the operation.
             drop(permit);
             return pending().await;
         }
         let lead = Lead { _permit: permit.and_then(Result::ok), ..self.connect().await? };
-        // Callers that were woken together come together.
+        // Other tasks that became ready at the same time can add their operations first.
         tokio::task::yield_now().await;
         Ok(lead)
     }
@@ -191,7 +196,8 @@ impl<B: Batched> Batcher<B> {
         Queued { batcher: self, number, outcome }
     }
 
-    /// The operations of the next statement, sorted by digest, so that two processes do not wait for each other's rows.
+    /// Takes the operations of the next statement from the queue. They are sorted by digest, so that two processes do not wait for
+    /// each other's rows.
     fn take(&self) -> Vec<Job<B>> {
         let runtime = current_runtime();
         let (mut batch, mut left, mut bytes) = (BTreeMap::new(), BTreeMap::new(), 0);
@@ -223,7 +229,7 @@ impl<B: Batched> Batcher<B> {
         let answers = tokio::select! {
             biased;
             answers = answers => answers,
-            // The answer may never come. A connection that is dropped without one is closed.
+            // The answer may never arrive. A connection that is dropped before its answer is closed.
             () = all_gone(&mut batch) => return,
         };
         drop(lead);
@@ -243,7 +249,7 @@ impl<B: Batched> Batcher<B> {
     }
 }
 
-/// A place in the queue, which its caller leaves when it no longer waits.
+/// A place in the queue. The operation leaves the queue when this is dropped.
 struct Queued<'a, B: Batched> {
     batcher: &'a Batcher<B>,
     number: u64,
@@ -251,7 +257,7 @@ struct Queued<'a, B: Batched> {
 }
 
 impl<B: Batched> Queued<'_, B> {
-    /// Whether the operation was still waiting.
+    /// Removes the operation from the queue. Returns whether it was still there.
     fn leave(&self) -> bool {
         lock(&self.batcher.queue).waiting.remove(&self.number).is_some()
     }
@@ -264,30 +270,32 @@ impl<B: Batched> Drop for Queued<'_, B> {
 }
 
 impl<B: Batched> Job<B> {
-    /// False if its caller has withdrawn it, or no longer waits.
+    /// Marks the operation as sent. Returns false if its caller has withdrawn it or no longer waits.
     fn goes_out(&self) -> bool {
         !self.reply.is_closed() && self.call.as_ref().is_none_or(|call| call.send())
     }
 
-    /// A caller that no longer waits will ask again, or end what it may have got.
+    /// Gives the outcome to the caller. A caller that no longer waits sends the operation again, or releases the claim that it may
+    /// have.
     fn settle(self, outcome: Outcome<B::Answer>) {
         let _ = self.reply.send(outcome);
     }
 }
 
+/// Resolves when no caller of the batch waits any more.
 async fn all_gone<B: Batched>(batch: &mut [Job<B>]) {
     for job in batch {
         job.reply.closed().await;
     }
 }
 
-/// Whether PostgreSQL has rejected the statement, or it was not sent.
+/// Returns whether PostgreSQL has rejected the statement, or the statement was not sent.
 fn had_no_effect(error: &sqlx::Error) -> bool {
     is_rejected(error) || matches!(error, sqlx::Error::Encode(_))
 }
 
-/// The runtime of the batch's task has ended, and the task with it.
+/// The outcome for a caller whose batch has lost its task. The task ended with its runtime, or it panicked.
 fn lost_with_its_task<A>() -> Outcome<A> {
-    let reason = "the runtime that sent the statement has ended";
+    let reason = "the task that sent the statement has ended";
     Outcome::Lost(Arc::new(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, reason))))
 }

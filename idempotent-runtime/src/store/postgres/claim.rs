@@ -1,5 +1,5 @@
-//! A claim: in one statement with others that wait, or in one of its own, which is sent again while other claims of its key
-//! conflict with it.
+//! A claim: in one statement with other claims that wait, or in a statement of its own. The latter is sent again while other claims
+//! of the same key conflict with it.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::store::postgres::row;
 use crate::store::postgres::row::{HeldInTransaction, digest};
 use crate::store::postgres::statements::Query;
 
-/// Sends the claim with others that wait, and alone if their statement has no answer for it.
+/// Sends the claim together with other claims that wait. Sends it alone if their statement has no answer for it.
 pub(super) async fn claim(inner: &Inner, key: &RecordKey, request: &ClaimRequest) -> Result<Claim, StoreError> {
     let call = Call::hold_back();
     let claim = Alone { inner, key, request, digest: digest(key), call: &call };
@@ -57,21 +57,21 @@ impl Alone<'_> {
     /// Repeats the statement until it takes effect or returns an existing row.
     async fn send(&self, lead: Option<Lead>, mut may_be_lost: bool) -> Result<Claim, StoreError> {
         let Self { inner, key, request, .. } = *self;
-        // Kept until the claim is answered: others gather meanwhile.
+        // Kept until the claim is answered, so that other claims gather in the meantime.
         let mut lead = match lead {
             Some(lead) => lead,
             None => inner.claims.connect().await?,
         };
         self.call.send();
-        // If another claim commits after the snapshot of this statement, the statement neither inserts a row nor sees that
-        // one. The second round sees it. Further rounds are for a key that is claimed and released all the time.
+        // If another claim commits after the snapshot of this statement, the statement inserts no row and does not see the
+        // other claim's row. The second round sees it. More rounds help a key that is claimed and released again and again.
         for _ in 0..ROUNDS {
             let row = match lead.connection.fetch_optional(self.query()).await {
                 Ok(Some(row)) => row,
                 Ok(None) => continue,
                 Err(error) if is_transient(&error) => continue,
                 Err(error) if may_be_lost && may_be_sent_again(&error, request) => {
-                    // Most often, the connection was idle for too long.
+                    // The most frequent cause is a connection that was idle for too long.
                     may_be_lost = false;
                     drop(lead.connection);
                     lead.connection = inner.pools.own().acquire().await.map_err(store_error)?;
@@ -91,7 +91,7 @@ impl Alone<'_> {
             match decide(Some(StoredState::from_row(&row)?), request) {
                 Decision::Answer(claim) => return Ok(claim),
                 Decision::Keep { token, fingerprint } => {
-                    // `keep` takes a connection. If each request held two, all requests could wait for a second one.
+                    // `keep` takes a connection. If each request held two connections, all requests could wait for a second one.
                     drop(lead);
                     return keep(inner, key, token, fingerprint).await;
                 }
@@ -122,20 +122,20 @@ pub(super) async fn keep(
     let (digest, token) = (digest(key), token_text(token));
     let keep = || async { inner.statements.keep.query().bind(digest).bind(&token).execute(inner.pools.own()).await };
     let is_kept = retried(keep).await?.rows_affected() > 0;
-    // Otherwise the claim was renewed, taken over or ended in between: the client's next request finds out which.
+    // Otherwise the claim was renewed, taken over or ended in the meantime. The client's next request finds out which.
     Ok(if is_kept { Claim::Lapsed { fingerprint } } else { Claim::InFlight { fingerprint } })
 }
 
-/// Whether a claim may be sent again at once after its connection was lost. The store recognises the claim by its token.
+/// Returns whether a claim may be sent again at once after its connection was lost. The store recognises the claim by its token.
 ///
-/// The lost statement may still arrive later. Under [`AfterCrash::Reject`] that is a danger: if the handler has released its
+/// The lost statement may still arrive later. With [`AfterCrash::Reject`] that is dangerous: if the handler has released its
 /// claim by then, the late statement makes a claim that never expires.
 fn may_be_sent_again(error: &sqlx::Error, request: &ClaimRequest) -> bool {
     is_ended_before(error) || is_read_only(error) || (is_lost(error) && request.after_crash == AfterCrash::Rerun)
 }
 
-/// The answer to a duplicate of a handler that runs in a transaction. The handler's lock has only some bits of its fingerprint.
-/// They show which parts of the requests differ, and nothing else is needed.
+/// Returns the answer to a duplicate of a handler that runs in a transaction. The handler's lock has only some bits of its
+/// fingerprint. They show which parts of the requests differ, and nothing else is needed.
 pub(super) fn held_in_transaction(asked_for: Fingerprint, holder: &HeldInTransaction) -> Claim {
     let fingerprint = match holder {
         HeldInTransaction::Same => asked_for,

@@ -1,4 +1,4 @@
-//! How a claim ends: in one statement with the ends of others that come at the same time, or in one of its own.
+//! How a claim ends: in one statement with other claims that end at the same time, or in a statement of its own.
 
 use std::sync::Arc;
 
@@ -29,15 +29,15 @@ pub(super) async fn complete(inner: &Inner, completion: BatchedCompletion) -> Re
     if held(inner, &inner.completions, &completion, complete).await.map_err(record_error)? == Held::Yes {
         return Ok(Held::Yes);
     }
-    // The client may have repeated this call. If the first call committed while this one waited for the row, only a new
-    // statement sees that: the snapshot of this one is older.
+    // The call may have been repeated. If the first call committed while this one waited for the row, only a new statement sees
+    // that, because the snapshot of this statement is older.
     let completed_by =
         || async { inner.statements.completed_by.query().bind(digest).bind(token).fetch_one(inner.pools.own()).await };
     let is_completed: bool = retried(completed_by).await?.try_get(0).map_err(store_error)?;
     Ok(Held::of(is_completed))
 }
 
-/// Ends a claim, so that its key has no entry.
+/// Ends a claim. Its key then has no entry.
 pub(super) async fn release(inner: &Inner, released: BatchedRelease) -> Result<Held, StoreError> {
     let released = Arc::new(released);
     let BatchedRelease { digest, token } = &*released;
@@ -55,11 +55,11 @@ pub(super) async fn release(inner: &Inner, released: BatchedRelease) -> Result<H
     if retried(give_back).await?.rows_affected() > 0 {
         return Ok(Held::No);
     }
-    // If the claim has arrived since, it is there now.
+    // The claim has arrived in the meantime, so this release finds it.
     alone(inner, None, is_lost, release).await
 }
 
-/// Sends it with others that wait, or this query alone, which returns a row if it took effect.
+/// Sends the operation together with others that wait, or sends `query` alone. `query` returns a row if it took effect.
 async fn held<B: Batched>(
     inner: &Inner,
     batcher: &Arc<Batcher<B>>,
@@ -77,7 +77,7 @@ async fn held<B: Batched>(
     }
 }
 
-/// Over this connection first, if there is one.
+/// Sends `query` in a statement of its own, first over the connection of `lead` if there is one.
 async fn alone(
     inner: &Inner,
     mut lead: Option<Lead>,
@@ -88,7 +88,7 @@ async fn alone(
         let (lead, query) = (lead.take(), query());
         async move {
             match lead {
-                // It is kept until the statement is answered: others gather meanwhile.
+                // Kept until the statement is answered, so that other operations gather in the meantime.
                 Some(mut lead) => lead.connection.fetch_optional(query).await,
                 None => query.fetch_optional(inner.pools.own()).await,
             }

@@ -33,8 +33,9 @@ impl Inner {
         lock(b"key", &[self.schema.as_bytes(), key.as_str().as_bytes()])
     }
 
-    /// The lock has two halves: one identifies the key and the secret of the fingerprint, the other has bits of the fingerprint. So a
-    /// process with another secret does not find the lock, and takes the request that it cannot compare for its own.
+    /// Returns the two halves of the lock of a request. The first half identifies the key and the secret of the fingerprint, the
+    /// second half has bits of the fingerprint. So a process with another secret does not find the lock. It cannot compare the two
+    /// requests, and treats them as the same request.
     pub(super) fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
         let [first, second, ..] = lock(b"requests", &[self.schema.as_bytes(), key.as_str().as_bytes()]).to_le_bytes();
         let [third, fourth] = fingerprint.key_id_bits().to_le_bytes();

@@ -1,6 +1,7 @@
-//! One connection that listens for the ends of claims in all processes, on behalf of all waiters.
+//! One connection that listens for the ends of claims in all processes, for all waiters of this process.
 //!
-//! Its loop stays apart from that of `store/redis/listener.rs`: they share task, pause and notification, and differ in each step.
+//! Its loop is separate from the loop of `store/redis/listener.rs`. They share the background task, the backoff and the
+//! notification, and every step of the loops differs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,15 +30,15 @@ impl Listener {
 
     /// Resolves when the claim of this digest may have ended since the first poll.
     ///
-    /// If no thread drives the runtime of the connection, it never does, and waiters look by themselves every 250 ms.
+    /// If no thread drives the runtime of the connection, this never resolves, and waiters look at the key every 250 ms.
     pub(super) async fn ended(&self, pool: &PgPool, digest: &[u8; 32]) {
         self.task.ensure(|| listen(pool.clone(), self.channel.clone(), Arc::clone(&self.ended)));
         self.ended.notified(digest).await;
     }
 }
 
-/// A connection beside the application's own, of which none is taken away for good. It is made as the application's pool makes
-/// its own at this moment.
+/// Returns a pool of one connection, so that the listener keeps no connection of the application's pool. It uses the options that
+/// the application's pool has at this moment.
 fn own_pool(pool: &PgPool) -> Result<PgPool, sqlx::Error> {
     Ok(PgPoolOptions::new().max_connections(1).connect_lazy_with(encrypted(&pool.connect_options())?))
 }

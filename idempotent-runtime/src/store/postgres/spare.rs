@@ -1,7 +1,7 @@
-//! When an expired row is deleted.
+//! The time at which an expired row is deleted.
 
-/// How much later than it expires a row of this ttl may be deleted: so long its handler may run, or its claim be renewed, before
-/// the index of what is to be deleted must be told.
+/// How long after its expiry a row of this ttl may be deleted. A row that expires later within this time, because its handler runs
+/// or its claim is renewed, needs no change in the index of the deletion.
 macro_rules! spare {
     ($ttl:literal) => {
         concat!("least(", $ttl, ", 300000) * interval '1 millisecond'")

@@ -32,18 +32,18 @@ use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
 ///
-/// It takes the application's own pool, from which handlers get their transactions ([`Tx`](crate::Tx)). For its own
-/// statements it opens a second pool with the same options when it is first used. So each of these statements commits by
-/// itself, whatever happens to the application's connections, and a process can hold twice as many connections. Two more serve
-/// listings, counts and deletions. Requests that wait (`in_flight = wait`) hold no connection; one extra connection wakes them.
-/// New connections of all of them use the options that the application's pool has at that moment
-/// ([`set_connect_options`](PgPool::set_connect_options)). A connection that gives no answer is closed.
+/// The store takes the application's own pool, from which handlers get their transactions ([`Tx`](crate::Tx)). When the store
+/// is first used, it opens a second pool with the same options for its own statements. So each of these statements commits by
+/// itself, whatever happens to the application's connections, and a process can hold twice as many connections. Two more
+/// connections serve listings, counts and deletions. Requests that wait (`in_flight = wait`) hold no connection; one extra
+/// connection wakes them. Every new connection uses the options that the application's pool has at that moment
+/// ([`set_connect_options`](PgPool::set_connect_options)). A connection that does not answer is closed.
 ///
-/// Nothing is sent in clear to another machine, unless the options say `sslmode=disable`: with `prefer`, which is sqlx's default,
-/// and `allow`, every call fails if the connection would not be encrypted. Feature `tls` has what `require`, `verify-ca` and
-/// `verify-full` need.
+/// Nothing is sent to another machine without encryption, unless the options say `sslmode=disable`. With `prefer`, which is sqlx's
+/// default, and with `allow`, every call fails if the connection would not be encrypted. `require`, `verify-ca` and `verify-full`
+/// need the feature `tls`.
 ///
-/// It works behind a pooler that lends connections for one transaction, such as PgBouncer, and finds that out by itself
+/// The store works behind a pooler that lends a connection for one transaction, such as PgBouncer, and detects the pooler
 /// ([`pooled`](crate::store::PostgresStoreBuilder::pooled)). One process at a time deletes expired rows,
 /// in small batches, in the background. A clone is cheap and shares everything.
 ///
@@ -51,14 +51,14 @@ use crate::transaction::transactions::Transactions;
 /// connection back unchanged. A handler that takes a `Tx` and a second connection of the same small pool stalls under load:
 /// see [the guide](crate::guide::transactions).
 ///
-/// The tables are in the schema `idempotency` by default. [`migrate`](Self::migrate) creates them. For migrations of your
-/// own, run [`sql`](Self::sql). Neither touches sqlx's `_sqlx_migrations`.
+/// The tables are in the schema `idempotency` by default. [`migrate`](Self::migrate) creates them. If you have migrations of your
+/// own, run [`sql`](Self::sql) in them. Neither changes sqlx's `_sqlx_migrations`.
 ///
 /// # Durability
 ///
-/// A response that was sent is as durable as a commit of the database: leave `synchronous_commit` on for the role. With
-/// asynchronous replicas, a failover can lose the last commits, and then a retry runs again. `synchronous_standby_names`
-/// prevents that.
+/// A response that was sent is as durable as a commit of the database, if `synchronous_commit` is on for the role. With
+/// asynchronous replicas, a failover can lose the last commits, and then a retry runs the handler again.
+/// `synchronous_standby_names` prevents that.
 ///
 /// # Examples
 ///
@@ -79,11 +79,11 @@ use crate::transaction::transactions::Transactions;
 #[derive(Clone)]
 pub struct PostgresStore(pub(super) Arc<Inner>);
 
-/// How often a waiter looks at its key behind a pooler, where no notification arrives.
+/// How often a waiter looks at its key behind a pooler. No notification arrives there.
 const BETWEEN_LOOKS_BEHIND_POOLER: Duration = Duration::from_millis(50);
 
 impl PostgresStore {
-    /// Creates the tables, or updates them. Every process may call it, also at the same time.
+    /// Creates the tables, or updates them. Every process may call this, also at the same time.
     ///
     /// # Errors
     ///
@@ -91,19 +91,19 @@ impl PostgresStore {
     ///
     /// # Cancel safety
     ///
-    /// The migration is one transaction. If the future is dropped, it has taken effect or not.
+    /// The migration is one transaction. If the future is dropped, the whole migration has taken effect, or nothing of it.
     pub async fn migrate(&self) -> Result<(), PostgresMigrateError> {
         let lock = lock(b"migrate", &[self.0.schema.as_bytes()]);
         migrate::migrate(self.0.pools.encrypted_application().await?, &self.0.schema, lock).await
     }
 
-    /// The SQL that [`migrate`](Self::migrate) runs on a database without the tables, for migrations of your own.
+    /// Returns the SQL that [`migrate`](Self::migrate) runs on a database without the tables, for migrations of your own.
     pub fn sql(&self) -> String {
         migrate::sql(&self.0.schema)
     }
 
-    /// The SQL that updates tables of this `version` to the version that this library needs, for migrations of your own.
-    /// It is empty if the tables are up to date. With 0 it is [`sql`](Self::sql).
+    /// Returns the SQL that updates tables of this `version` to the version that this library needs, for migrations of your own.
+    /// The SQL is empty if the tables are up to date. For version 0 it is the same as [`sql`](Self::sql).
     ///
     /// `SELECT version FROM idempotency.schema_version` returns the version of the tables.
     ///
@@ -124,20 +124,22 @@ impl PostgresStore {
         migrate::sql_since(&self.0.schema, version)
     }
 
-    /// The pool that the store was made with.
+    /// Returns the pool that the store was made with.
     pub fn pool(&self) -> &PgPool {
         self.0.pools.application()
     }
 }
 
-/// PostgreSQL takes no message of more than 1 GiB, and closes the connection over one. What else is in it takes less than the rest.
+/// The most bytes of headers and body in a record. PostgreSQL closes the connection if a message exceeds 1 GiB. All other parts of
+/// the message need less than the difference.
 const LONGEST: usize = (1 << 30) - (1 << 16);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the record has {0} bytes, and PostgreSQL takes {LONGEST}")]
 struct TooLong(usize);
 
-/// What one row of `renew_many` says: there is no row if the claim is lost, and `false` if another statement has locked it.
+/// Reads one row of `renew_many`. There is no row if the claim is lost. The row says `false` if another statement has locked the
+/// claim.
 fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
     match held {
         None => Ok(Held::No),
@@ -222,13 +224,13 @@ impl Store for PostgresStore {
         }
         let digest = digest(key);
         let mut ended = pin!(self.0.listener.ended(self.0.pools.application(), &digest));
-        // The first poll must only subscribe. The waiter then looks at the key, which takes a connection, before it polls this
-        // future again: a connection that the first poll took would not be free for that look.
+        // The first poll must only subscribe. Before the waiter polls this future again, it looks at the key, which takes a
+        // connection. A connection that the first poll took would not be free for that look.
         if poll!(ended.as_mut()).is_ready() {
             return;
         }
         tokio::task::yield_now().await;
-        // A holder notifies only if a mark says that a request waits. Each look sets the mark again.
+        // The holder of the claim notifies only if a mark says that a request waits. Each look sets the mark again.
         let _ = self.0.statements.await_end.query().bind(digest).execute(self.0.pools.own()).await;
         ended.await;
     }
