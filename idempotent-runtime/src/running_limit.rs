@@ -1,62 +1,64 @@
 //! Limits how many guarded handlers run, with or without their clients: in the registry, and in each scope.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::policy::scope::Scope;
-use crate::sync::{Mutex, lock};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts the handlers that run.
 pub(crate) struct RunningLimit {
     pub(crate) most: usize,
     pub(crate) most_per_scope: usize,
-    running: Mutex<Running>,
-}
-
-#[derive(Default)]
-struct Running {
-    all: usize,
-    by_scope: HashMap<Scope, usize>,
+    all: AtomicUsize,
+    /// The number of scopes is that of the program's policies. They are never removed, so the next request allocates nothing and
+    /// waits for no other one.
+    by_scope: RwLock<HashMap<Scope, Arc<AtomicUsize>>>,
 }
 
 impl RunningLimit {
     pub(crate) fn new(most: usize, most_per_scope: usize) -> Self {
-        Self { most, most_per_scope, running: Mutex::default() }
+        Self { most, most_per_scope, all: AtomicUsize::new(0), by_scope: RwLock::default() }
     }
 
     /// Returns a permit to hold while the handler runs; `None` if the maximum number of handlers run.
     pub(crate) fn acquire(self: &Arc<Self>, scope: Scope) -> Option<RunningPermit> {
-        let mut running = lock(&self.running);
-        if running.all >= self.most {
+        let of_scope = self.of_scope(scope);
+        // The scope first: a request of a full scope must not count against other scopes, not even for a moment.
+        if !try_count(&of_scope, self.most_per_scope) {
             return None;
         }
-        // The number of scopes is that of the program's policies. They are never removed, so the next request allocates
-        // nothing.
-        match running.by_scope.get_mut(&scope) {
-            Some(count) if *count >= self.most_per_scope => return None,
-            Some(count) => *count += 1,
-            None => {
-                running.by_scope.insert(scope.clone(), 1);
-            }
+        if !try_count(&self.all, self.most) {
+            of_scope.fetch_sub(1, Ordering::Relaxed);
+            return None;
         }
-        running.all += 1;
-        drop(running);
-        Some(RunningPermit { limit: Arc::clone(self), scope })
+        Some(RunningPermit { limit: Arc::clone(self), of_scope })
     }
+
+    fn of_scope(&self, scope: Scope) -> Arc<AtomicUsize> {
+        let known = self.by_scope.read().unwrap_or_else(PoisonError::into_inner).get(&scope).cloned();
+        known.unwrap_or_else(|| {
+            let mut by_scope = self.by_scope.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(by_scope.entry(scope).or_insert_with(|| Arc::new(AtomicUsize::new(0))))
+        })
+    }
+}
+
+/// Counts one more unless there are `most`. In one step: two requests must not both become the last one.
+fn try_count(running: &AtomicUsize, most: usize) -> bool {
+    let one_more = |running| (running < most).then_some(running + 1);
+    running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
 }
 
 /// Counts one handler that runs, or may begin to run, until it is dropped.
 pub(crate) struct RunningPermit {
     limit: Arc<RunningLimit>,
-    scope: Scope,
+    of_scope: Arc<AtomicUsize>,
 }
 
 impl Drop for RunningPermit {
     fn drop(&mut self) {
-        let mut running = lock(&self.limit.running);
-        running.all -= 1;
-        if let Some(count) = running.by_scope.get_mut(&self.scope) {
-            *count -= 1;
-        }
+        self.limit.all.fetch_sub(1, Ordering::Relaxed);
+        self.of_scope.fetch_sub(1, Ordering::Relaxed);
     }
 }

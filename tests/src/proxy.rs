@@ -42,6 +42,7 @@ pub struct Proxy {
     entrance: Entrance,
     mode: watch::Sender<Mode>,
     strandings: watch::Sender<usize>,
+    breaks: watch::Sender<usize>,
     line: Line,
     task: JoinHandle<()>,
 }
@@ -55,6 +56,7 @@ enum Entrance {
 struct Line {
     mode: watch::Receiver<Mode>,
     strandings: watch::Receiver<usize>,
+    breaks: watch::Receiver<usize>,
     loss: Arc<Mutex<Option<Loss>>>,
     /// The connection that sends this text next is stranded: it carries nothing any more.
     stranding: Arc<Mutex<Option<&'static str>>>,
@@ -79,14 +81,14 @@ impl Proxy {
     pub fn start(folder: &Path) -> Self {
         let entrance = TempDir::with_prefix("proxy").expect("a temporary folder");
         let listener = UnixListener::bind(entrance.path().join(SOCKET)).expect("a socket");
-        let (mode, strandings, line) = line(Target::Socket(folder.join(SOCKET)));
+        let (mode, strandings, breaks, line) = line(Target::Socket(folder.join(SOCKET)));
         let accepting = line.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 tokio::spawn(relay(Box::new(client), accepting.clone()));
             }
         });
-        Self { entrance: Entrance::Folder(entrance), mode, strandings, line, task }
+        Self { entrance: Entrance::Folder(entrance), mode, strandings, breaks, line, task }
     }
 
     /// Starts a proxy in front of the server at `host:port`.
@@ -97,9 +99,9 @@ impl Proxy {
     pub async fn to(address: impl Into<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let entrance = listener.local_addr().expect("a bound listener has an address").to_string();
-        let (mode, strandings, line) = line(Target::Address(address.into()));
+        let (mode, strandings, breaks, line) = line(Target::Address(address.into()));
         let task = tokio::spawn(accept(listener, line.clone()));
-        Self { entrance: Entrance::Address(entrance), mode, strandings, line, task }
+        Self { entrance: Entrance::Address(entrance), mode, strandings, breaks, line, task }
     }
 
     /// Rejects new connections at the proxy's address, and breaks the open ones.
@@ -151,6 +153,11 @@ impl Proxy {
         self.strandings.send_modify(|strandings| *strandings += 1);
     }
 
+    /// Breaks the open connections, whatever is under way on them. New connections pass.
+    pub fn break_open(&self) {
+        self.breaks.send_modify(|breaks| *breaks += 1);
+    }
+
     /// Strands the one connection that sends this text next. The text does not arrive.
     pub fn strand_before(&self, text: &'static str) {
         *self.line.stranding.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
@@ -178,11 +185,13 @@ impl Drop for Proxy {
     }
 }
 
-fn line(target: Target) -> (watch::Sender<Mode>, watch::Sender<usize>, Line) {
+fn line(target: Target) -> (watch::Sender<Mode>, watch::Sender<usize>, watch::Sender<usize>, Line) {
     let (sender, mode) = watch::channel(Mode::Passes);
     let (strand, strandings) = watch::channel(0);
+    let (break_open, breaks) = watch::channel(0);
     let target = Arc::new(Mutex::new(target));
-    (sender, strand, Line { mode, strandings, loss: Arc::default(), stranding: Arc::default(), target })
+    let line = Line { mode, strandings, breaks, loss: Arc::default(), stranding: Arc::default(), target };
+    (sender, strand, break_open, line)
 }
 
 async fn accept(listener: TcpListener, line: Line) {
@@ -208,10 +217,15 @@ async fn relay(client: Box<dyn Stream>, line: Line) {
     let commit_has_no_answer = AtomicBool::new(false);
     let mut strandings = line.strandings.clone();
     strandings.mark_unchanged();
+    let mut breaks = line.breaks.clone();
+    breaks.mark_unchanged();
     // These futures own the streams, so the streams stay open while a stranded connection is pending.
     let mut requests = pin!(carry_requests(from_client, to_server, line.clone(), &commit_has_no_answer));
     let mut answers = pin!(carry_answers(from_server, to_client, line.mode, &commit_has_no_answer));
     tokio::select! {
+        biased;
+        // First: a mode that is set after the break has no effect on this connection.
+        Ok(()) = breaks.changed() => {}
         () = &mut requests => {}
         () = &mut answers => {}
         Ok(()) = strandings.changed() => std::future::pending().await,

@@ -11,7 +11,7 @@ use super::contest::{Effort, Outcome, Side, contest, next_number, work};
 use super::sample::{body, execute, record_key, replay};
 use crate::report::{Section, Table, figure};
 
-const CALLERS: usize = 64;
+const CALLERS: [usize; 4] = [1, 4, 16, 64];
 
 /// The size of each pool.
 const CONNECTIONS: u32 = 16;
@@ -67,31 +67,51 @@ pub async fn measure(section: &mut Section, effort: Effort, server: &PostgresSer
     let store = PostgresStore::new(pool(&database, CONNECTIONS).await);
     store.migrate().await.expect("the tables are made");
 
-    let (ours, alone) = (first_of(&store), bare_first(&bare));
-    let first = contest("PostgreSQL, first execution", effort, &ours, &alone).await;
+    let most = CALLERS[CALLERS.len() - 1];
+    let mut first = Vec::new();
+    for callers in CALLERS {
+        let name = format!("PostgreSQL, first execution, {}", of_callers(callers));
+        first.push(contest(&name, effort, &first_of(&store, callers), &bare_first(&bare, callers)).await);
+    }
     run(&bare, "CREATE INDEX bare_expires_at ON bare (expires_at)").await;
+    let (ours, alone) = (first_of(&store, most), bare_first(&bare, most));
     let indexed = contest("PostgreSQL, first execution with an index", effort, &ours, &alone).await;
     for number in 0..RECORDED {
         execute(&store, usize::MAX - number).await;
         write(&bare, usize::MAX - number).await;
     }
     run(&bare, "VACUUM ANALYZE").await;
-    let replayed = contest("PostgreSQL, replay", effort, &replay_of(&store), &bare_replay(&bare)).await;
+    let mut replayed = Vec::new();
+    for callers in CALLERS {
+        let name = format!("PostgreSQL, replay, {}", of_callers(callers));
+        replayed.push(contest(&name, effort, &replay_of(&store, callers), &bare_replay(&bare, callers)).await);
+    }
     let counted = statements(&bare, &store).await;
 
     let mut table = Table::new(
-        &format!("PostgreSQL: operations per second, {CALLERS} concurrent callers over {CONNECTIONS} connections"),
-        &["", "PostgresStore", "bare statements", "ratio", "statements"],
+        &format!("PostgreSQL: operations per second, over {CONNECTIONS} connections"),
+        &["", "PostgresStore", "bare statements", "ratio", "statements of one caller"],
     );
-    let mut row = |what: &str, Outcome { ours, bare, ratio }: &Outcome, statements: i64| {
-        table.row([what.into(), figure(*ours, ""), figure(*bare, ""), figure(*ratio, ""), statements.to_string()]);
+    let mut row = |what: &str, callers: usize, Outcome { ours, bare, ratio }: &Outcome, statements: i64| {
+        let what = format!("{what}, {}", of_callers(callers));
+        table.row([what, figure(*ours, ""), figure(*bare, ""), figure(*ratio, ""), statements.to_string()]);
     };
-    row("first execution, against `INSERT` and `UPDATE`", &first, counted.0);
-    row("the same, with an index by which expired rows are found", &indexed, counted.0);
-    row("replay, against `SELECT`", &replayed, counted.1);
+    for (callers, first) in CALLERS.into_iter().zip(&first) {
+        row("first execution, against `INSERT` and `UPDATE`", callers, first, counted.0);
+    }
+    row("the same, with an index by which expired rows are found", most, &indexed, counted.0);
+    for (callers, replayed) in CALLERS.into_iter().zip(&replayed) {
+        row("replay, against `SELECT`", callers, replayed, counted.1);
+    }
     section.tables.push(table);
-    section.at_least("PostgreSQL: first executions, of two bare statements", 0.85, first.ratio, "×");
-    section.at_least("PostgreSQL: replays, of one bare statement", 0.85, replayed.ratio, "×");
+    for (callers, least, outcome) in [(1, 0.85, &first[0]), (most, 2.5, &first[CALLERS.len() - 1])] {
+        let name = format!("PostgreSQL: first executions of {}, over two bare statements", of_callers(callers));
+        section.at_least(&name, least, outcome.ratio, "×");
+    }
+    for (callers, least, outcome) in [(1, 0.85, &replayed[0]), (most, 1.0, &replayed[CALLERS.len() - 1])] {
+        let name = format!("PostgreSQL: replays of {}, over one bare statement", of_callers(callers));
+        section.at_least(&name, least, outcome.ratio, "×");
+    }
     section.at_most("PostgreSQL: statements of a first execution", 2.0, counted.0 as f64, "");
     section.at_most("PostgreSQL: statements of a replay", 1.0, counted.1 as f64, "");
     let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&bare).await.expect("it has a version");
@@ -101,7 +121,7 @@ pub async fn measure(section: &mut Section, effort: Effort, server: &PostgresSer
          but its primary key; a row is inserted as a claim and updated to a record, and read by its primary key."
     ));
     section.text.push(
-        "Where the targets for PostgreSQL are missed: a claim is one statement that looks and, if there is no row, \
+        "Where one caller misses the targets for PostgreSQL: a claim is one statement that looks and, if there is no row, \
          inserts, so that its executor sets both up even for a replay. With `pgbench` and prepared statements it took \
          0.15 ms where the same look alone took 0.085 ms; that without `ON CONFLICT DO UPDATE`, it took 0.135 ms. Two \
          statements would be cheaper for the server, and a round trip more for each first execution. The index by which \
@@ -111,38 +131,42 @@ pub async fn measure(section: &mut Section, effort: Effort, server: &PostgresSer
     );
 }
 
+fn of_callers(callers: usize) -> String {
+    if callers == 1 { "1 caller".to_owned() } else { format!("{callers} callers") }
+}
+
 async fn run(pool: &PgPool, sql: &str) {
     sqlx::query(AssertSqlSafe(sql.to_owned())).execute(pool).await.expect("the statement runs");
 }
 
-fn first_of(store: &PostgresStore) -> Side {
+fn first_of(store: &PostgresStore, callers: usize) -> Side {
     let store = store.clone();
     let ours = work(move |number| {
         let store = store.clone();
         async move { execute(&store, number).await }
     });
-    Side::new(CALLERS, ours)
+    Side::new(callers, ours)
 }
 
-fn replay_of(store: &PostgresStore) -> Side {
+fn replay_of(store: &PostgresStore, callers: usize) -> Side {
     let store = store.clone();
     let ours = work(move |number| {
         let store = store.clone();
         async move { replay(&store, usize::MAX - number % RECORDED).await }
     });
-    Side::new(CALLERS, ours)
+    Side::new(callers, ours)
 }
 
-fn bare_first(pool: &PgPool) -> Side {
+fn bare_first(pool: &PgPool, callers: usize) -> Side {
     let pool = pool.clone();
     let bare = work(move |number| {
         let pool = pool.clone();
         async move { write(&pool, number).await }
     });
-    Side::new(CALLERS, bare)
+    Side::new(callers, bare)
 }
 
-fn bare_replay(pool: &PgPool) -> Side {
+fn bare_replay(pool: &PgPool, callers: usize) -> Side {
     let (pool, digests) = (pool.clone(), (0..RECORDED).map(|number| digest(usize::MAX - number)).collect::<Arc<[_]>>());
     let bare = work(move |number| {
         let (pool, digests) = (pool.clone(), Arc::clone(&digests));
@@ -152,7 +176,7 @@ fn bare_replay(pool: &PgPool) -> Side {
             assert!(!row.get::<&[u8], _>("body").is_empty());
         }
     });
-    Side::new(CALLERS, bare)
+    Side::new(callers, bare)
 }
 
 /// The two statements of a first execution, without a check for an existing entry.

@@ -19,3 +19,4 @@ pub(crate) mod handover;
 pub(crate) mod lapses;
 pub(crate) mod leases;
 pub(crate) mod primitives;
+pub(crate) mod running_limit;

@@ -85,7 +85,7 @@ impl Pieces {
 }
 
 /// The lines of a request's credential headers, each with the place of its name in the registry's list.
-#[derive(Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Credentials(Vec<(usize, HeaderValue)>);
 
 impl Credentials {

@@ -22,6 +22,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::fingerprint::builder::Credentials;
 use crate::idempotency_key::{IdempotencyKey, key_in};
 use crate::layer::cross_origin::CrossOriginWarning;
 use crate::layer::fallback::is_of_fallback;
@@ -339,7 +340,10 @@ impl IdempotencyLayer {
                 let caller = functions.into_iter().flatten().find_map(|function| ask(request, function));
                 let limit =
                     self.max_request_body.map_or(BodyLimit::AroundLayer, |limit| BodyLimit::Bytes(limit as u64));
-                ClaimInput::of(request, policy.fingerprint().reads(), registry.as_ref(), caller, limit).await
+                let of_client = registry.as_ref().filter(|_| caller.is_none());
+                let credentials = of_client.map(|it| Credentials::of(it.credential_headers(), request.headers()));
+                let reads = policy.fingerprint().reads();
+                ClaimInput::of(request, reads, registry.as_ref(), caller, credentials.unwrap_or_default(), limit).await
             }
         };
         let execution = Arc::new(Execution::beneath(request.extensions()));

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::key::RecordKey;
 use crate::lease::delivery::runtime_of;
 use crate::lease::state::{Lease, Slot};
@@ -45,7 +47,8 @@ fn group(lease: &Lease) -> Group {
 struct OfStore {
     store: StoreHandle,
     by_due: BTreeMap<Slot, Arc<Lease>>,
-    by_key: HashMap<RecordKey, Vec<Arc<Lease>>, KeyHasher>,
+    /// Nearly always one for each key.
+    by_key: HashMap<RecordKey, SmallVec<[Arc<Lease>; 1]>, KeyHasher>,
     /// The groups that have a batch in flight. Leases of such a group that become due wait for its end.
     batches: HashSet<Group>,
     /// The number of leases that are renewed outside of a batch.

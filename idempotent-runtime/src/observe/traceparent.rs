@@ -7,7 +7,7 @@ use tracing::Span;
 use crate::observe::open_telemetry::{link, of_span};
 
 /// The header of W3C Trace Context that carries the trace of a request.
-const TRACEPARENT: &str = "traceparent";
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The name under which the trace is kept among the headers of a record. So stores need no support for it, and older
 /// records without it stay valid.
@@ -21,7 +21,7 @@ impl TraceParent {
     /// Returns the `traceparent` of the request. Returns `None` if the header is malformed, as the specification
     /// requires.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut lines = headers.get_all(TRACEPARENT).iter();
+        let mut lines = headers.get_all(&TRACEPARENT).iter();
         let only = lines.next().filter(|_| lines.next().is_none())?;
         Self::new(only)
     }
@@ -137,9 +137,9 @@ mod tests {
     fn two_lines_are_none() {
         let value = HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
         let mut headers = HeaderMap::new();
-        headers.append(TRACEPARENT, value.clone());
+        headers.append(&TRACEPARENT, value.clone());
         assert!(TraceParent::of(&headers).is_some());
-        headers.append(TRACEPARENT, value);
+        headers.append(&TRACEPARENT, value);
         assert!(TraceParent::of(&headers).is_none());
     }
 }

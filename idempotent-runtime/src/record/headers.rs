@@ -93,13 +93,15 @@ pub(crate) fn of_replay(
     // There are three more lines: the two below, and the length that axum adds.
     let too_many = |_| StoreError::damaged("the record has more header lines than a response can have");
     let mut headers = HeaderMap::try_with_capacity(lines.len() + 3).map_err(too_many)?;
+    let mut says_for_how_long = false;
     for (name, value) in lines {
         if is_repeatable(&name, &value, policy, &of_connection, length) {
+            says_for_how_long |= ABOUT_CACHING.contains(&name) || name == header::AGE;
             headers.try_append(name, value).map_err(too_many)?;
         }
     }
     let is_dropped = |name: &HeaderName| policy.drop_headers().contains(name.as_str());
-    if ABOUT_CACHING.iter().any(|name| headers.contains_key(name)) || headers.contains_key(header::AGE) {
+    if says_for_how_long {
         if !is_dropped(&header::AGE) {
             // The recorded age, if there is one, is that of a cache beneath the handler.
             let before = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.trim().parse::<u64>().ok());

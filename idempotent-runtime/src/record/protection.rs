@@ -1,6 +1,7 @@
 //! The data that a store gets: keys as given or as digests, records in clear or sealed.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, StatusCode};
@@ -21,6 +22,16 @@ use crate::record::sealing::{SealingKey, SealingKeys};
 use crate::record::{Record, RecordedBody, now_in_millis};
 use crate::store::claim::Owner;
 use crate::store::error::StoreError;
+
+const OF_CREDENTIALS: &[u8] = b"credentials\0";
+
+/// The owner of all requests that have neither a caller nor credentials, without a secret.
+static ANONYMOUS: LazyLock<Owner> = LazyLock::new(|| owner_of(Sha256::digest(OF_CREDENTIALS).into()));
+
+fn owner_of(digest: [u8; 32]) -> Owner {
+    let (owner, _) = digest.split_first_chunk().expect("32 bytes have 16");
+    Owner::from_u128(u128::from_be_bytes(*owner))
+}
 
 /// The choices of the registry.
 #[derive(Default)]
@@ -58,8 +69,11 @@ impl AtRest {
     /// counted.
     pub(crate) fn owner(&self, caller: Option<&str>, request: &RequestDigest) -> Owner {
         let secret = self.secret.as_ref().or_else(|| self.sealing_for_writing().map(SealingKeys::first));
+        if secret.is_none() && caller.is_none() && request.credentials().next().is_none() {
+            return *ANONYMOUS;
+        }
         let mut pieces: SmallVec<[&[u8]; 4]> = SmallVec::new();
-        pieces.push(if caller.is_some() { b"caller\0" } else { b"credentials\0" });
+        pieces.push(if caller.is_some() { b"caller\0" } else { OF_CREDENTIALS });
         match caller {
             Some(caller) => pieces.push(caller.as_bytes()),
             None => pieces.extend(request.credentials().map(<[u8; 32]>::as_slice)),
@@ -68,8 +82,7 @@ impl AtRest {
             Some(secret) => secret.owner(&pieces),
             None => pieces.iter().fold(Sha256::new(), Digest::chain_update).finalize().into(),
         };
-        let (owner, _) = digest.split_first_chunk().expect("32 bytes have 16");
-        Owner::from_u128(u128::from_be_bytes(*owner))
+        owner_of(digest)
     }
 
     /// Compares the stored fingerprint with that of the request. `names` are the names of the credential headers that

@@ -13,8 +13,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn of(registry: &Registry, headers: &HeaderMap) -> Self {
-        let credentials = Credentials::of(registry.credential_headers(), headers);
+    pub(super) fn new(registry: &Registry, credentials: Credentials) -> Self {
         Self { registry: registry.clone(), credentials }
     }
 

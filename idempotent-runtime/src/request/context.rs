@@ -7,8 +7,9 @@
 use std::any::TypeId;
 use std::sync::{Arc, OnceLock};
 
-use http::{HeaderMap, Method, Uri, Version};
+use http::{Method, Uri, Version};
 
+use crate::fingerprint::builder::Credentials;
 use crate::idempotency_key::IdempotencyKey;
 use crate::key::RecordKey;
 use crate::policy::handle::PolicyHandle;
@@ -158,9 +159,9 @@ impl Execution {
         self.identity.has_key_in_header.store(true, Ordering::Relaxed);
     }
 
-    /// Notes the client of a request with these headers.
-    pub(super) fn set_client(&self, registry: &Registry, headers: &HeaderMap) {
-        let _ = self.arrival.client.set(Client::of(registry, headers));
+    /// Notes the client of a request with these credentials.
+    pub(super) fn set_client(&self, registry: &Registry, credentials: Credentials) {
+        let _ = self.arrival.client.set(Client::new(registry, credentials));
     }
 
     /// Returns whether this execution runs under this key, by its own claim or by the claim of a guard around it.

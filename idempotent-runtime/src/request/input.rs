@@ -69,9 +69,10 @@ impl RequestInput {
             let execution = Execution::of_guard(request.extensions_mut());
             execution.set_route(request.method(), request.uri());
             execution.set_framing(request.method(), request.version());
-            find_sender(&execution, registry.as_ref(), request.headers());
+            let credentials = find_sender(&execution, registry.as_ref(), request.headers());
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
-            (Some(execution), ClaimInput::of(request, reads, registry.as_ref(), caller, BodyLimit::OfRoute).await)
+            let input = ClaimInput::of(request, reads, registry.as_ref(), caller, credentials, BodyLimit::OfRoute);
+            (Some(execution), input.await)
         };
         Self { method, registry, audience, execution, key, claim_input }
     }
@@ -141,12 +142,10 @@ impl ClaimInput {
         reads: Reads,
         registry: Option<&Registry>,
         caller: Option<String>,
+        credentials: Credentials,
         limit: BodyLimit,
     ) -> Self {
-        let credentials = match registry {
-            Some(registry) if caller.is_none() => Credentials::of(registry.credential_headers(), request.headers()),
-            _ => Credentials::default(),
-        };
+        let credentials = if caller.is_none() { credentials } else { Credentials::default() };
         let trace = TraceParent::of(request.headers()).map(Box::new);
         let target = match reads {
             Reads::Nothing => None,

@@ -93,7 +93,7 @@ impl StepClaim {
         claimed
     }
 
-    /// Asks by another digest of the same request from now on; false when it is the one that was asked by.
+    /// Uses another digest of the same request from now on. Returns false if this digest is already in use.
     pub(super) fn ask_as(&mut self, fingerprint: Fingerprint) -> bool {
         let is_another = !self.request.is_same_as(fingerprint);
         if is_another {
@@ -195,7 +195,7 @@ impl StepClaim {
         }
     }
 
-    /// An earlier attempt has recorded the result, which lives as long as the claim of this one from now on.
+    /// Keeps the result that an earlier attempt has recorded. From now on it is kept as long as the claim of this attempt.
     pub(super) fn keep_earlier(&self) {
         self.handler.keep_step(&self.key);
         self.extend();

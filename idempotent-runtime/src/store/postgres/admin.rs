@@ -1,4 +1,4 @@
-//! What operators ask of the store.
+//! The operations of operators.
 
 use sqlx::Row as _;
 
@@ -11,11 +11,13 @@ use crate::store::postgres::failure::{is_ended_before, store_error};
 use crate::store::postgres::resolve::resolve;
 use crate::store::postgres::retry::{retried, retried_after};
 use crate::store::postgres::row::digest;
-use crate::store::postgres::store::{PostgresStore, Query};
+use crate::store::postgres::statements::Query;
+use crate::store::postgres::store::PostgresStore;
 use crate::store::resolution::{Resolution, Resolved};
 use crate::store::row::unknown_outcomes;
 
-/// More rows than come between two looks for claims that linger, and are left by one.
+/// The number of newest rows that a listing reads without marks. More than the rows that one search for lingering claims leaves out,
+/// and those that arrive before the next search.
 const RECENT: i64 = 100_000;
 
 impl StoreAdmin for PostgresStore {
@@ -31,7 +33,7 @@ impl StoreAdmin for PostgresStore {
             let query = self.0.statements.purge.query().bind(digest).bind("purge");
             query.fetch_optional(self.0.pools.own()).await
         };
-        // If the first statement took effect, a second one would remove a claim that was made since.
+        // If the first statement took effect, a second one would remove a claim that was made in the meantime.
         Ok(retried_after(is_ended_before, purge).await?.is_some_and(|row| row.get("alive")))
     }
 
@@ -51,14 +53,14 @@ impl StoreAdmin for PostgresStore {
         unknown_outcomes(&retried(count).await?)
     }
 
-    /// In the order of the keys' digests, which are the cursors too.
+    /// Lists in the order of the keys' digests, which are also the cursors.
     async fn list(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.page(|| self.0.statements.list.query(), cursor, limit, |query| query).await
     }
 
-    /// In the order of the keys' digests.
+    /// Lists in the order of the keys' digests.
     async fn claims(&self, cursor: Option<Cursor>, limit: usize) -> Result<Option<Page>, StoreError> {
-        // A role that only reads cannot mark them, and looks at more rows: for each page.
+        // A role that only reads cannot mark claims, so it reads all rows for each page.
         let is_marked = matches!(self.0.expired_deletion.mark_lingering().await, Ok(true));
         let recent = if is_marked { RECENT } else { i64::MAX };
         self.page(|| self.0.statements.claims.query(), cursor, limit, |query| query.bind(recent)).await.map(Some)
@@ -73,7 +75,7 @@ impl PostgresStore {
         limit: usize,
         bind_more: impl Fn(Query) -> Query,
     ) -> Result<Page, StoreError> {
-        // One more than asked for tells whether there is a next page.
+        // One row more than the limit shows whether there is a next page.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let Cursor(after) = cursor.unwrap_or_else(|| Cursor(String::new()));
         let list = || async {

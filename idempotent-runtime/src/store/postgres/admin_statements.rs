@@ -1,15 +1,15 @@
 //! The statements of operators and of the deletion of expired rows, for one schema.
 
-/// Only for a statement that looks for many rows: as a subquery, the time is a constant and an index serves. Of one row, whose
-/// digest has found it, it is asked directly, which costs less.
+/// The time, for a statement that searches many rows. In a subquery the time is a constant, so an index can be used. A statement for
+/// one digest calls `clock_timestamp()` directly, which costs less.
 macro_rules! now {
     () => {
         "(SELECT clock_timestamp())"
     };
 }
 
-/// What a resolution found: whether the claim of $2 had its lease when the statement began, and whether it was resolved. No row
-/// if there was no such claim.
+/// The result of a resolution: whether the claim of the token $2 had its lease when the statement began, and whether it was resolved.
+/// There is no row if there was no such claim.
 macro_rules! resolve {
     ($change:expr) => {
         concat!(
@@ -30,7 +30,7 @@ macro_rules! lapsed {
     };
 }
 
-/// The last parameter says that the statement is meant, and that no other has its parameters.
+/// The last parameter identifies the statement, as in `RELEASE`.
 pub(super) const RESOLVE_EXECUTED: &str = resolve!(concat!(
     "UPDATE {schema}.records SET state = 'completed', token = $4, guards_token = false, lease_until = NULL, \
      expires_at = clock_timestamp() + $5 * interval '1 millisecond', \
@@ -43,14 +43,14 @@ pub(super) const RESOLVE_EXECUTED: &str = resolve!(concat!(
 pub(super) const RESOLVE_NOT_EXECUTED: &str =
     resolve!(concat!("DELETE FROM {schema}.records", lapsed!(), " AND $4 = 'resolve as not executed'"));
 
-/// Returns whether the removed row was alive.
+/// Removes a row. Returns whether it was alive.
 pub(super) const PURGE: &str = concat!(
     "DELETE FROM {schema}.records WHERE digest = $1 AND $2 = 'purge' RETURNING expires_at > ",
     now!(),
     " AS alive"
 );
 
-// One process at a time, and never in the way of a claim. The large values of a body are deleted with it.
+// One process at a time deletes, and no claim waits for it. A large body is deleted with its row.
 pub(super) const DELETE_EXPIRED: &str = concat!(
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($1) AS is_ours), \
      expired AS MATERIALIZED (SELECT digest FROM {schema}.records WHERE (SELECT is_ours FROM turn) AND delete_after <= ",
@@ -81,15 +81,15 @@ pub(super) const ENTRY: &str = concat!(entry!(), " AND digest = $1");
 pub(super) const LIST: &str =
     concat!(entry!(), " AND state <> 'given back' AND digest > decode($1, 'hex') ORDER BY digest LIMIT $2");
 
-/// How far the rows were looked at for claims that stay.
+/// The number of the last row that was read in the search for claims that stay.
 macro_rules! looked_at {
     () => {
         "(SELECT coalesce(max(claim_ttl), 0) FROM {schema}.records WHERE digest = '')"
     };
 }
 
-/// Those that are marked, and those of the rows that were not looked at yet. Each part names what its index finds, and leaves out
-/// what has expired: such rows would end the listing before its last page.
+/// The marked claims, and the claims among the rows that were not read yet. Each part has the condition of its index. It leaves out
+/// expired rows, which would end the listing before its last page.
 pub(super) const CLAIMS: &str = concat!(
     "WITH recent AS MATERIALIZED (SELECT digest, state, expires_at FROM {schema}.records WHERE id > ",
     looked_at!(),
@@ -104,8 +104,8 @@ pub(super) const CLAIMS: &str = concat!(
     " AND state = 'claimed' AND digest = ANY (ARRAY(SELECT digest FROM found)) ORDER BY digest LIMIT $2"
 );
 
-/// Marks the claims among the next rows. The last ten thousand are left: most of their claims end soon, and a row with a lower
-/// number may still be committed. Returns whether no other process does it, and whether there was something to look at.
+/// Marks the claims among the next rows. It leaves out the last ten thousand rows: most of their claims end soon, and a row with a
+/// lower number may still be committed. Returns whether this process has the lock, and whether there were rows to read.
 pub(super) const MARK_LINGERING: &str = concat!(
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($1) AS is_ours), \
      batch AS MATERIALIZED (SELECT id, digest, state FROM {schema}.records WHERE (SELECT is_ours FROM turn) AND id > ",
@@ -119,7 +119,7 @@ pub(super) const MARK_LINGERING: &str = concat!(
      SELECT is_ours, EXISTS (SELECT FROM looked_at) AS has_looked FROM turn"
 );
 
-/// The unknown outcomes by scope, $1 at most. The index of what is to be deleted finds them.
+/// The number of unknown outcomes in each scope, of at most $1 outcomes. It uses the index of the deletion.
 pub(super) const UNKNOWN_OUTCOMES: &str = concat!(
     "SELECT split_part(key, '/', 1) AS scope, count(*) AS count FROM (SELECT key FROM {schema}.records \
      WHERE delete_after = 'infinity' AND expires_at = 'infinity' AND state = 'claimed' AND lease_until <= ",

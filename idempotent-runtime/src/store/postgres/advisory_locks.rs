@@ -1,9 +1,9 @@
-//! The numbers of advisory locks, and the statements that ask for them.
+//! The numbers of advisory locks, and the statements that use them.
 
 use sha2::{Digest, Sha256};
 
-/// The number of an advisory lock. PostgreSQL has two spaces of them for the whole database, of 64 bits each: two that meet
-/// by chance cost a rejection, never a second execution.
+/// Returns the number of an advisory lock. PostgreSQL has two spaces of such numbers in a database, of 64 bits each. If two locks
+/// have the same number by chance, a request is rejected. No handler runs twice because of it.
 pub(super) fn lock(purpose: &[u8], parts: &[&[u8]]) -> i64 {
     let mut digest = Sha256::new_with_prefix("idempotent-runtime");
     for part in std::iter::once(&purpose).chain(parts) {
@@ -14,11 +14,11 @@ pub(super) fn lock(purpose: &[u8], parts: &[&[u8]]) -> i64 {
     i64::from_le_bytes(digest[..8].try_into().expect("eight bytes"))
 }
 
-/// The other request whose lock the holder of the key has too, by [`Fingerprint::bits`](crate::Fingerprint::bits), or NULL. A
-/// missing lock of our request proves nothing: PostgreSQL releases the locks of a transaction one by one, and a look for a
-/// lost record holds only the lock of the key.
+/// If the holder of the key's lock also has the lock of another request, this is that request's
+/// [`Fingerprint::bits`](crate::Fingerprint::bits). Otherwise it is NULL. If the lock of this request is missing, that proves
+/// nothing: PostgreSQL releases the locks of a transaction one by one, and a search for a lost record holds only the key's lock.
 ///
-/// `pg_locks` is read once, because each look at it is a moment of its own.
+/// The statement reads `pg_locks` once, because two reads can show different moments.
 macro_rules! other_request {
     ($requests:literal, $asked_for:literal, $key:literal) => {
         concat!(
@@ -40,8 +40,8 @@ macro_rules! other_request {
 
 pub(super) use other_request;
 
-/// Tries the locks of a request and of its key, and returns which it got. The request's lock comes first, so that the request
-/// of each holder of a key is known.
+/// Returns an expression that tries the locks of a request and of its key, and says which it got. It tries the request's lock first,
+/// so that the request of each holder of a key's lock is known.
 pub(super) fn try_locks(requests: i32, asked_for: i32, key: i64) -> String {
     format!(
         "CASE WHEN NOT pg_try_advisory_xact_lock({requests}, {asked_for}) THEN 'same' \
@@ -51,7 +51,7 @@ pub(super) fn try_locks(requests: i32, asked_for: i32, key: i64) -> String {
 
 pub(super) const OTHER_REQUEST: &str = concat!("SELECT ", other_request!("$1", "$2", "$3"));
 
-/// Without taking it, which would get in the way of a transaction that tries it meanwhile.
+/// Returns whether a lock is held. It does not try the lock, because a transaction that tries the lock at the same time would fail.
 pub(super) const IS_LOCKED: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
      AND objsubid = 1 AND (classid::bigint << 32 | objid::bigint) = $1)";

@@ -1,8 +1,8 @@
-//! A handler's transaction that was committed, although not by the engine: its effects stay, and no record came with them.
+//! A handler's transaction that was committed, but not by the engine: its effects stay, and it has no record.
 //!
-//! The handler sends a COMMIT, or sqlx does: after a nested `begin` that fails or is dropped on the connection itself, sqlx
-//! counts too few levels. Only PostgreSQL knows, by the id of the transaction. Then a record without a response is written, so
-//! that no retry runs the handler again.
+//! The handler may send a COMMIT. sqlx may send one too: after a nested `begin` fails, or is dropped, on the connection itself, sqlx
+//! counts too few levels. Only PostgreSQL can say whether the transaction was committed, by the transaction's id. If it was, the
+//! store writes a record without a response, so that no retry runs the handler again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,20 +32,20 @@ pub(super) struct HandlerClaim {
     pub(super) request: ClaimRequest,
     /// The id of the transaction in PostgreSQL.
     pub(super) id: String,
-    /// When it began, in seconds since 1970 by the server's clock.
+    /// The time at which the transaction began, in seconds since 1970 by the server's clock.
     pub(super) began_at: String,
-    /// The store's own, of single statements.
+    /// The store's own pool, for single statements.
     pub(super) pool: Arc<OwnPool>,
     pub(super) statement: RecordStatement,
-    /// What is recorded, as it is stored: sealed, if the registry seals.
+    /// The record to write, in its stored form: sealed, if the registry seals.
     pub(super) without_response: Record,
-    /// COMMIT was sent after the record. So the record itself shows whether the commit took effect.
+    /// Whether the engine has sent COMMIT after the record. Then the record itself shows whether the commit took effect.
     pub(super) is_recorded: AtomicBool,
-    /// While this is kept, no other request of this process gets the key.
+    /// As long as this exists, no other request of this process gets the key.
     pub(super) _running: ActiveKey,
 }
 
-/// A transaction whose rollback was sent. If its caller stops waiting, this still asks how the transaction ended.
+/// A transaction whose rollback was sent. If its caller stops waiting, this still finds out how the transaction ended.
 pub(super) struct Ending(Option<Arc<HandlerClaim>>);
 
 impl Ending {
@@ -53,7 +53,7 @@ impl Ending {
         Self(Some(claimed))
     }
 
-    /// As [`HandlerClaim::record_if_committed`].
+    /// Does the same as [`HandlerClaim::record_if_committed`].
     pub(super) async fn record_if_committed(mut self, outcome: Option<String>) -> bool {
         match self.0.take() {
             Some(claimed) => claimed.record_if_committed(outcome).await,
@@ -64,28 +64,28 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        // Without a runtime, the process ends.
+        // If there is no runtime, the process is ending.
         if let (Some(claimed), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn(claimed.record_if_committed(None));
         }
     }
 }
 
-/// How long one try to record may take.
+/// How long one attempt to record may take.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What PostgreSQL answers to [`HandlerClaim::status`].
+/// PostgreSQL's answer to [`HandlerClaim::status`] for a committed transaction.
 const COMMITTED: &str = "committed";
 
 impl HandlerClaim {
-    /// Asks how the transaction has ended.
+    /// Returns the statement that asks how the transaction has ended.
     pub(super) fn status(&self) -> String {
         format!("SELECT txid_status({}) AS outcome", self.id)
     }
 
-    /// The same, over another connection. A server that crashed meanwhile may have given the id to another transaction, because it
-    /// forgets ids of which nothing was written: then there is no answer. After a crash, also of one of its processes, the server
-    /// begins its statistics anew.
+    /// Returns the same statement for another connection. If the server has crashed in the meantime, another transaction may have the
+    /// id, because the server forgets an id of which nothing was written. Then the answer is NULL. The server resets its statistics
+    /// after every crash, even if only one of its processes crashed.
     fn status_unless_restarted(&self) -> String {
         let Self { id, began_at, .. } = self;
         format!(
@@ -98,10 +98,10 @@ impl HandlerClaim {
         self.is_recorded.load(Ordering::SeqCst)
     }
 
-    /// Records that the transaction was committed, if it was. Without an `outcome`, this asks PostgreSQL first, because a
-    /// connection may break after its commit. Returns whether the transaction was committed, as far as is known.
+    /// If the transaction was committed, records that. Without an `outcome`, this asks PostgreSQL first, because a connection may
+    /// break after its commit. Returns whether the transaction was committed, as far as is known.
     ///
-    /// Continues to its end even if the caller gives up.
+    /// Continues to its end even if the caller stops waiting.
     pub(super) async fn record_if_committed(self: Arc<Self>, outcome: Option<String>) -> bool {
         if outcome.as_deref().is_some_and(|outcome| outcome != COMMITTED) {
             return false;
@@ -129,7 +129,7 @@ impl HandlerClaim {
         is_committed
     }
 
-    /// A connection that carries nothing any more is left for another one.
+    /// Has a time limit, so that a connection that no longer works is replaced by another one.
     async fn try_record_in_time(&self, is_committed: &mut bool) -> Result<(), StoreError> {
         let tried = timeout(ANSWERED_WITHIN, self.try_record(is_committed)).await;
         tried.unwrap_or(Err(StoreError::TimedOut(ANSWERED_WITHIN)))
@@ -151,7 +151,7 @@ impl HandlerClaim {
         let recording = Recording { key: self.key.clone(), request: self.request, record, may_be_awaited: true };
         let held = match self.statement.execute(&*self.pool, &recording).await? {
             Held::Yes => Held::Yes,
-            // An earlier try may have written the record, whose answer was lost.
+            // An earlier attempt may have written the record, and its answer may be lost.
             Held::No => self.statement.is_written(&*self.pool, &recording).await?,
         };
         self.tell(held);
@@ -202,7 +202,7 @@ impl HandlerClaim {
 #[error("the transaction has not ended yet")]
 struct NotEnded;
 
-/// Since when the transaction is known to be open, although its connection is lost.
+/// The time since which the transaction is known to be open although its connection is lost.
 #[derive(Default)]
 struct StillOpen {
     since: Option<Instant>,
@@ -210,13 +210,13 @@ struct StillOpen {
 }
 
 impl StillOpen {
-    /// Whether the answer is that it is open, and it is asked about again: no longer than its record would be kept.
+    /// Returns whether the transaction is open and the store should ask again. It asks for at most the record's ttl.
     fn may_end(&mut self, error: &StoreError, request: &ClaimRequest) -> bool {
         let is_open = matches!(error, StoreError::Unavailable(source) if source.is::<NotEnded>());
         is_open && self.since.get_or_insert_with(Instant::now).elapsed() < request.ttl
     }
 
-    /// True once, when it has been open for a lease.
+    /// Returns true once, when the transaction has been open for longer than a lease.
     fn is_news(&mut self, request: &ClaimRequest) -> bool {
         let is_long = self.since.is_some_and(|since| since.elapsed() > request.lease);
         is_long && !std::mem::replace(&mut self.is_told, true)

@@ -23,7 +23,7 @@ struct Deletion {
     lock: i64,
 }
 
-/// So many times ten thousand rows are looked at in one go.
+/// The largest number of steps in one call of `mark_lingering`. Each step reads ten thousand rows.
 const MARK_LINGERINGS: usize = 20;
 
 impl Deletion {
@@ -32,7 +32,7 @@ impl Deletion {
         Ok(usize::try_from(deleted).unwrap_or(usize::MAX))
     }
 
-    /// Whether nothing is left. While another process does it, something may be.
+    /// Returns whether no rows are left to read. While another process reads them, some may be left.
     async fn mark_lingering(&self) -> Result<bool, sqlx::Error> {
         for _ in 0..MARK_LINGERINGS {
             let marked = self.mark_lingering.query().bind(self.lock).fetch_one(self.pools.operators()).await?;
@@ -55,19 +55,19 @@ impl ExpiredDeletion {
         }
     }
 
-    /// One batch; 0 when nothing is left or another process deletes.
+    /// Deletes one batch. Returns 0 if nothing is left or another process deletes.
     pub(super) async fn delete_expired(&self) -> Result<usize, sqlx::Error> {
         self.deletion.once().await
     }
 
-    /// Marks the claims that stay, so that they are found; false if there may be more rows to look at.
+    /// Marks the claims that stay, so that listings find them. Returns false if there may be more rows to read.
     pub(super) async fn mark_lingering(&self) -> Result<bool, sqlx::Error> {
         self.deletion.mark_lingering().await
     }
 
-    /// Starts the task of this process, unless it runs.
+    /// Starts the task of this process, unless it is already running.
     ///
-    /// If no thread drives the runtime of the task, another process deletes, or expired rows wait: claims do not
+    /// If no thread drives the runtime of the task, another process deletes the expired rows, or they stay longer. Claims do not
     /// depend on the deletion.
     pub(super) fn start(&self) {
         self.task.ensure(|| delete_expired_for_ever(self.deletion.clone(), self.interval));

@@ -1,7 +1,7 @@
-//! Passwords and records are sent in clear to this machine only, unless the application writes `sslmode=disable`.
+//! Passwords and records are sent without encryption to this machine only, unless the application writes `sslmode=disable`.
 //!
-//! sqlx's default is `prefer`: without a TLS feature, and with a server that has no TLS, it goes on in clear without a word. So
-//! `prefer` means `require` here when the server is on another machine.
+//! sqlx's default is `prefer`: without a TLS feature, or with a server that has no TLS, sqlx continues without encryption and without
+//! a warning. So `prefer` means `require` here if the server is on another machine.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use sqlx_core::net::tls;
 
 use crate::store::in_clear::is_local;
 
-/// What sqlx reads in a URL; it ignores everything else.
+/// The parameters of a URL that sqlx reads. It ignores all others.
 const PARAMETERS: [&str; 18] = [
     "application_name",
     "dbname",
@@ -35,7 +35,7 @@ const PARAMETERS: [&str; 18] = [
     "user",
 ];
 
-/// A pool of the server of this URL.
+/// Connects a pool to the server of this URL.
 pub(super) async fn pool(url: &str, pool: PgPoolOptions) -> Result<PgPool, sqlx::Error> {
     let written = options_of(url)?;
     pool.connect_with(encrypted(&written)?).await.map_err(|error| explained(error, &written))
@@ -52,16 +52,16 @@ fn options_of(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
         has_root |= matches!(&*name, "sslrootcert" | "ssl-root-cert" | "ssl-ca");
     }
     let options: PgConnectOptions = url.parse()?;
-    // As libpq does. sqlx would ignore the certificate.
+    // libpq does the same. sqlx would ignore the certificate.
     let is_verified = has_root && matches!(options.get_ssl_mode(), PgSslMode::Require);
     Ok(if is_verified { options.ssl_mode(PgSslMode::VerifyCa) } else { options })
 }
 
-/// The options with which nothing is sent in clear to another machine, unless they say `disable`.
+/// Returns options with which nothing is sent to another machine without encryption, unless they say `disable`.
 pub(super) fn encrypted(options: &PgConnectOptions) -> Result<PgConnectOptions, sqlx::Error> {
     let host = options.get_host();
     match options.get_ssl_mode() {
-        // To sqlx, `allow` is what `disable` is.
+        // sqlx treats `allow` like `disable`.
         PgSslMode::Prefer | PgSslMode::Allow if is_on_this_machine(options) => Ok(options.clone()),
         PgSslMode::Prefer if tls::available() => Ok(options.clone().ssl_mode(PgSslMode::Require)),
         PgSslMode::Prefer if !tls::available() => Err(InClear::NoFeature { host: host.to_owned() }.into()),
@@ -70,18 +70,18 @@ pub(super) fn encrypted(options: &PgConnectOptions) -> Result<PgConnectOptions, 
     }
 }
 
-/// Whether [`encrypted`] insists on what these options only prefer.
+/// Returns whether these options only prefer the encryption that [`encrypted`] requires.
 pub(super) fn is_only_preferred(options: &PgConnectOptions) -> bool {
     matches!(options.get_ssl_mode(), PgSslMode::Prefer) && !is_on_this_machine(options)
 }
 
-/// Fails if this connection is in clear, although [`encrypted`] insists on encryption: each of a pool is made on its own.
+/// Fails if this connection is not encrypted although [`encrypted`] requires encryption. Each connection of a pool needs this check.
 pub(super) async fn prove(connection: &mut PgConnection, options: &PgConnectOptions) -> Result<(), sqlx::Error> {
     let own = sqlx::raw_sql("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetch_one(connection).await?;
     if own.try_get(0)? { Ok(()) } else { Err(InClear::NoTls { host: options.get_host().to_owned() }.into()) }
 }
 
-/// The error of a connection, with a remedy where TLS was not asked for by these options.
+/// Returns the error of a connection, with a remedy if these options do not require TLS, or if the certificate is not accepted.
 pub(super) fn explained(error: sqlx::Error, options: &PgConnectOptions) -> sqlx::Error {
     match error {
         sqlx::Error::Tls(reason)
@@ -122,7 +122,7 @@ enum InClear {
     Allowed { host: String },
 }
 
-/// rustls tells what is wrong with a certificate, and not which parameter of the URL is about it.
+/// rustls says what is wrong with a certificate, but not which parameter of the URL concerns it.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the certificate of PostgreSQL at {host} is not accepted: name the authority that signed it with `sslrootcert=PATH`, and write \
@@ -139,7 +139,7 @@ impl From<InClear> for sqlx::Error {
     }
 }
 
-/// Its name is not told: it may be a part of a password that is not percent-encoded.
+/// The message does not contain the parameter's name, which may be a part of a password that is not percent-encoded.
 #[derive(Debug, thiserror::Error)]
 #[error("the URL has an unknown parameter; these are known: {}", PARAMETERS.join(", "))]
 struct UnknownParameter;

@@ -1,9 +1,9 @@
-//! How a handler's transaction begins, how it is proven to be the one that has begun, and how it ends.
+//! How a handler's transaction begins, how the store proves that it is still the same transaction, and how it ends.
 //!
-//! It takes two settings of the connection. The first is local to the transaction, has a unique value, and ends with the
-//! transaction. The second belongs to the session: only a transaction with `READ WRITE` can write. So a handler whose
-//! transaction has ended too early, by its own ROLLBACK or by a dropped future of a nested `begin`, cannot write anything that
-//! would not be undone.
+//! This uses two settings of the connection. The first is local to the transaction, has a unique value, and ends with the
+//! transaction. The second belongs to the session: only a transaction with `READ WRITE` can write. A handler's transaction can end
+//! too early, by the handler's own ROLLBACK or by a dropped future of a nested `begin`. Because of the settings, such a handler can
+//! write nothing that stays.
 
 use std::future::ready;
 use std::sync::atomic::Ordering;
@@ -27,29 +27,29 @@ use crate::store::postgres::silent::{end_unanswered, silence};
 use crate::transaction::begun::{Begun, Failure};
 use crate::transaction::error::{Committed, Ended};
 
-/// How long a rollback may take: then its connection is closed, because it may carry nothing any more.
+/// How long a rollback may take. After that its connection is closed, because it may no longer work.
 const UNDONE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A transaction of a handler.
 #[derive(Clone)]
 pub(super) struct InTransaction {
-    /// The value of its setting.
+    /// The value of the transaction's setting.
     marker: Arc<str>,
-    /// The number of an advisory lock that it alone takes, by which another connection finds it.
+    /// The number of an advisory lock that only this transaction takes. Another connection finds the transaction by it.
     lock: i64,
-    /// The store's own, for questions about it.
+    /// The store's own pool, for queries about the transaction.
     pool: Arc<OwnPool>,
-    /// Set once it holds the claim of a key.
+    /// Set when the transaction holds the claim of a key.
     claimed: Arc<OnceLock<Arc<HandlerClaim>>>,
 }
 
-/// As the statements of a claim leave it behind; and the transaction's id, if it holds the claim.
+/// The setting that the statements of a claim made, the transaction's id if it holds the claim, and the time at which it began.
 pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked'), \
      CASE current_setting('idempotent_runtime.locked') WHEN 'acquired' THEN txid_current()::text ELSE '' END, \
      extract(epoch FROM now())::text";
 
-/// Restores the session's original value. A rollback undoes it, so it must run after each transaction that was not committed.
-/// Behind a pooler it may reach another session, which has no remembered value and does not change.
+/// Restores the session's original value. A rollback undoes this, so it must run after each transaction that was not committed.
+/// Behind a pooler it may run in another session, which has no saved value and does not change.
 const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', current_setting('idempotent_runtime.read_only'), false), \
      set_config('idempotent_runtime.read_only', '', false) WHERE current_setting('idempotent_runtime.read_only', true) <> ''";
 
@@ -66,9 +66,10 @@ impl InTransaction {
         debug_assert!(is_first, "a transaction claims one key");
     }
 
-    /// All in one round trip. `try_locks` takes the locks of a key and says which it got.
+    /// Returns the statements that begin the transaction in one round trip. `try_locks` takes the locks of a key and says which it
+    /// got.
     ///
-    /// The handler's role is remembered for the record, which is written as the role that the pool connected as.
+    /// The statements save the role, because the record is written with the role with which the pool connected.
     pub(super) fn begin(&self, isolation: Option<Isolation>, try_locks: Option<&str>) -> String {
         let level = match isolation {
             None => "",
@@ -76,9 +77,9 @@ impl InTransaction {
             Some(Isolation::Serializable) => " ISOLATION LEVEL SERIALIZABLE",
         };
         let locked = try_locks.unwrap_or("''");
-        // A pooler may hand over a session that is still read-only; then the remembered value is the right one. The settings
-        // are in a transaction of their own, because PostgreSQL takes statements before a BEGIN into that transaction. It is
-        // READ WRITE so that a standby fails first: it must not keep the setting until it becomes the primary.
+        // A pooler may return a session that is still read-only. Then the saved value is the right one. The settings are in a
+        // transaction of their own, because PostgreSQL adds statements before a BEGIN to the transaction of that BEGIN. That
+        // transaction is READ WRITE, so that a standby fails first. A standby must not keep the setting until it is the primary.
         format!(
             "BEGIN READ WRITE; SELECT set_config('idempotent_runtime.read_only', \
              coalesce(nullif(current_setting('idempotent_runtime.read_only', true), ''), \
@@ -96,13 +97,13 @@ impl InTransaction {
 }
 
 impl Begun<Postgres> for InTransaction {
-    /// sqlx counts as soon as the rollback is queued.
+    /// Does nothing: sqlx counts the level as soon as the rollback is queued.
     fn catch_up<'a>(&'a self, _: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(ready(Ok(())))
     }
 
-    /// What is deferred to the commit fails here, where all is undone in one message: a COMMIT that fails leaves the session's
-    /// setting behind.
+    /// Checks everything that is deferred to the commit. If it fails here, one message undoes everything. A COMMIT that fails would
+    /// leave the session's setting behind.
     fn prove<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         let is_ours =
             format!("current_setting('idempotent_runtime.transaction', true) IS NOT DISTINCT FROM '{}'", self.marker);
@@ -134,17 +135,17 @@ impl Begun<Postgres> for InTransaction {
 
     fn roll_back<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            // In one message: behind a pooler, the next one may go to another connection of the server.
+            // In one message, because behind a pooler the next message may go to another connection of the server.
             let claimed = self.claimed.get().filter(|claimed| !claimed.is_recorded());
             let status = claimed.map_or_else(|| "SELECT NULL AS outcome".to_owned(), |claimed| claimed.status());
             let undo = format!("ROLLBACK; {LIFT_GUARD}; {status}");
             let ending = claimed.map(|claimed| Ending::of(Arc::clone(claimed)));
-            // A claim that timed out is rolled back without a caller who limits it.
+            // The claim may have timed out. Then its rollback has no caller with a time limit.
             let undoing = timeout(UNDONE_WITHIN, sqlx::raw_sql(AssertSqlSafe(undo)).fetch_all(&mut *connection)).await;
             let undone = if let Ok(undone) = undoing {
                 undone.map_err(store_error)
             } else {
-                // The server may wait for the ROLLBACK, which is lost. No handler has begun, so nothing can be committed.
+                // The ROLLBACK may be lost, and the server may wait for it. No handler has begun, so nothing can be committed.
                 if self.claimed.get().is_none() {
                     end_unanswered(&self.pool, self.lock).await;
                 }
@@ -187,8 +188,8 @@ impl Begun<Postgres> for InTransaction {
         })
     }
 
-    /// PostgreSQL reports only the answers to statements, so this reads sqlx's count of levels. A missing level means that the
-    /// transaction has ended; an extra level belongs to a nested transaction that was forgotten.
+    /// PostgreSQL reports only the answers to statements, so this compares sqlx's count of levels. If a level is missing, the
+    /// transaction has ended. An extra level belongs to a nested transaction that was not ended.
     fn has_ended(&self, connection: &PgConnection, depth: usize) -> bool {
         PgTransactionManager::get_transaction_depth(connection) != depth
     }
@@ -199,13 +200,13 @@ impl Begun<Postgres> for InTransaction {
         while PgTransactionManager::get_transaction_depth(connection) > 0 {
             PgTransactionManager::start_rollback(connection);
         }
-        // Queued at the first poll, and its drop undoes nothing, since sqlx counts no level.
+        // The first poll queues the statements. The drop undoes nothing, because sqlx counts no level.
         let failed = "BEGIN READ ONLY; SELECT 'the transaction of this handler has ended'::integer";
         let _ = PgTransactionManager::begin(connection, Some(failed.into_sql_str())).now_or_never();
     }
 }
 
-/// After a ROLLBACK that sqlx knows nothing of, because it counts the levels.
+/// Corrects sqlx's count of levels after a ROLLBACK that sqlx did not send itself.
 async fn for_sqlx(connection: &mut PgConnection) -> Result<(), StoreError> {
     PgTransactionManager::rollback(connection).await.map_err(store_error)
 }

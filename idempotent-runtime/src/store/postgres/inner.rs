@@ -6,6 +6,9 @@ use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::store::active_transactions::ActiveTransactions;
 use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::batched_claim::BatchedClaim;
+use crate::store::postgres::batched_end::{BatchedCompletion, BatchedRelease};
+use crate::store::postgres::batcher::Batcher;
 use crate::store::postgres::expired_deletion::ExpiredDeletion;
 use crate::store::postgres::listener::Listener;
 use crate::store::postgres::pools::Pools;
@@ -20,6 +23,9 @@ pub(super) struct Inner {
     pub(super) listener: Listener,
     pub(super) expired_deletion: ExpiredDeletion,
     pub(super) running: Arc<ActiveTransactions>,
+    pub(super) claims: Arc<Batcher<BatchedClaim>>,
+    pub(super) completions: Arc<Batcher<BatchedCompletion>>,
+    pub(super) releases: Arc<Batcher<BatchedRelease>>,
 }
 
 impl Inner {
@@ -27,8 +33,9 @@ impl Inner {
         lock(b"key", &[self.schema.as_bytes(), key.as_str().as_bytes()])
     }
 
-    /// The lock has two halves: one identifies the key and the secret of the fingerprint, the other has bits of the fingerprint. So a
-    /// process with another secret does not find the lock, and takes the request that it cannot compare for its own.
+    /// Returns the two halves of the lock of a request. The first half identifies the key and the secret of the fingerprint, the
+    /// second half has bits of the fingerprint. So a process with another secret does not find the lock. It cannot compare the two
+    /// requests, and treats them as the same request.
     pub(super) fn lock_of_request(&self, key: &RecordKey, fingerprint: Fingerprint) -> (i32, i32) {
         let [first, second, ..] = lock(b"requests", &[self.schema.as_bytes(), key.as_str().as_bytes()]).to_le_bytes();
         let [third, fourth] = fingerprint.key_id_bits().to_le_bytes();

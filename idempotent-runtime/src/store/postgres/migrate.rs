@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::error_text::with_causes;
 
-/// What this version reads and writes, and how it comes about: each file makes one version of the one before.
+/// The migrations to the tables that this version reads and writes. Each file makes the next version from the version before it.
 const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
@@ -15,17 +15,17 @@ const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/4.sql"),
 ];
 
-/// The schema's name in those files.
+/// The name of the schema in the files of the migrations.
 const TEMPLATE: &str = "\"idempotency\"";
 
-/// Needs the right to create schemas even where there is nothing to do.
+/// This statement needs the right to create schemas, even if the schema exists.
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS \"idempotency\";";
 
-/// Safe when many processes start at once: one of them migrates, and the others find it done.
+/// Creates or updates the tables. If many processes start at once, one of them migrates, and the others find the new tables.
 ///
-/// No statement has a name: behind a pooler it may be another client's.
+/// No statement has a name, because behind a pooler the name may belong to another client.
 pub(super) async fn migrate(pool: &PgPool, schema: &str, lock: i64) -> Result<(), PostgresMigrateError> {
-    // Whatever the application's default is: what another process has done while we waited for the lock must be seen.
+    // This isolation level sees what another process did while this one waited for the lock, whatever the application's default is.
     let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     let locked = sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(lock);
     locked.execute(&mut *transaction).await?;
@@ -61,7 +61,7 @@ async fn version(connection: &mut PgConnection, schema: &str) -> Result<usize, P
         .ok_or_else(|| PostgresMigrateError::NoVersion { schema: schema.to_owned() })
 }
 
-/// What is there, and what this role may do with it.
+/// Which parts of the schema exist, and what this role may do with them.
 #[expect(clippy::struct_excessive_bools, reason = "each is a column of its own")]
 struct Rights {
     /// Quoted.
@@ -75,7 +75,7 @@ struct Rights {
     is_owner: bool,
 }
 
-/// The catalogue can be read by every role.
+/// Reads only the catalogue, which every role may read.
 const RIGHTS: &str = "SELECT quote_ident(current_user) AS role, s.oid IS NOT NULL AS has_schema, v.oid IS NOT NULL AS has_version, \
      has_database_privilege(current_database(), 'CREATE') AS may_create_schema, \
      coalesce(has_schema_privilege(s.oid, 'USAGE'), false) AS may_use_schema, \
@@ -101,7 +101,7 @@ impl Rights {
         })
     }
 
-    /// Which right is missing before the version of the tables can be read or the first one made.
+    /// Returns the right that is missing to read the version of the tables, or to create the first version.
     fn missing_to_look(&self, schema: &str) -> Option<PostgresMigrateError> {
         let role = &self.role;
         let remedy = match self {
@@ -131,7 +131,7 @@ impl Rights {
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PostgresMigrateError {
-    /// A newer version of this library has made them.
+    /// A newer version of this library has created the tables.
     #[error(
         "the schema {schema} has version {found}, this library knows {supported}: update `idempotent-runtime` \
          to the version that made them, or a newer one. Do not use an empty schema instead: every retry would run again"
@@ -140,12 +140,12 @@ pub enum PostgresMigrateError {
     NewerSchema {
         /// The schema, quoted.
         schema: String,
-        /// What it has.
+        /// The version of the tables.
         found: usize,
-        /// The newest that this version of the library knows.
+        /// The newest version of the tables that this version of the library supports.
         supported: usize,
     },
-    /// The table of versions exists and is empty.
+    /// The table `schema_version` exists and is empty.
     #[error(
         "the table {schema}.schema_version names no version: restore its row, or drop the schema, which forgets every record"
     )]
@@ -168,12 +168,12 @@ pub enum PostgresMigrateError {
     Failed(#[from] sqlx::Error),
 }
 
-/// The SQL of all migrations.
+/// Returns the SQL of all migrations.
 pub(super) fn sql(schema: &str) -> String {
     sql_since(schema, 0)
 }
 
-/// The SQL of those that follow on this version.
+/// Returns the SQL of the migrations after this version.
 pub(super) fn sql_since(schema: &str, version: usize) -> String {
     let left = MIGRATIONS.iter().skip(version).map(|migration| migration.replace(TEMPLATE, schema));
     left.collect::<Vec<_>>().join("\n")

@@ -1,4 +1,4 @@
-//! How a store is made: from the application's pool, with its options.
+//! Creates a store from the application's pool, with its options.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::batcher::Batcher;
 use crate::store::postgres::expired_deletion::ExpiredDeletion;
 use crate::store::postgres::in_clear;
 use crate::store::postgres::inner::Inner;
@@ -43,11 +44,11 @@ pub struct PostgresStoreBuilder {
 }
 
 impl PostgresStoreBuilder {
-    /// The schema of the tables; `idempotency` by default. Every name is allowed: it is quoted.
+    /// Sets the schema of the tables; `idempotency` by default. Every name is allowed, because it is quoted.
     ///
     /// # Panics
     ///
-    /// When it is empty, longer than the 63 bytes that PostgreSQL keeps of a name, or has a NUL in it.
+    /// If the name is empty, contains a NUL, or is longer than the 63 bytes that PostgreSQL keeps of a name.
     pub fn schema(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         assert!(
@@ -58,17 +59,17 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// How long expired rows can stay; 30 seconds by default.
+    /// Sets the time between two deletions of expired rows; 30 seconds by default.
     pub fn delete_expired_every(mut self, interval: Duration) -> Self {
         self.deletion_interval = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// The server is reached through a pooler that lends a connection for one transaction, such as PgBouncer with
+    /// Declares that the server is behind a pooler that lends a connection for one transaction, such as PgBouncer with
     /// `pool_mode = transaction`.
     ///
-    /// Without this call the store finds that out when it connects first: it compares the server's processes behind four
-    /// connections. Behind a pooler no statement is prepared under a name, each one is a transaction of four round trips, and
+    /// Without this call, the store detects the pooler when it first connects: it compares the server's processes behind four
+    /// connections. Behind a pooler, no prepared statement has a name, each statement is a transaction of four round trips, and
     /// waiting requests (`in_flight = wait`) poll every 50 milliseconds, because `LISTEN` does not work there.
     ///
     /// ```
@@ -87,17 +88,21 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// The store. It connects when it is first used.
+    /// Builds the store. It connects when it is first used.
     pub fn build(self) -> PostgresStore {
         let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
         let pooler = Arc::new(if self.is_pooled { Pooler::present() } else { Pooler::unknown() });
         let statements = Arc::new(Statements::new(&schema, &pooler));
         let lock = lock(b"delete_expired", &[schema.as_bytes()]);
         let pools = Arc::new(Pools::new(self.pool, pooler));
+        let channel = channel(&schema);
         PostgresStore(Arc::new(Inner {
-            listener: Listener::new(channel(&schema)),
+            listener: Listener::new(channel.clone()),
             expired_deletion: ExpiredDeletion::new(Arc::clone(&pools), &statements, lock, self.deletion_interval),
             running: Arc::default(),
+            claims: Batcher::new(Arc::clone(&pools), statements.claim_many.clone(), channel.clone()),
+            completions: Batcher::new(Arc::clone(&pools), statements.complete_many.clone(), channel.clone()),
+            releases: Batcher::new(Arc::clone(&pools), statements.release_many.clone(), channel),
             pools,
             schema,
             statements,
@@ -105,42 +110,43 @@ impl PostgresStoreBuilder {
     }
 }
 
-/// A channel is a name too, of 63 bytes at most.
+/// Returns the name of the channel. PostgreSQL keeps 63 bytes of a name, so this is a digest of the schema's name.
 fn channel(schema: &str) -> String {
     let digest = lock(b"channel", &[schema.as_bytes()]);
     format!("idempotency_{digest:016x}")
 }
 
 impl PostgresStore {
-    /// A store in the application's own database.
+    /// Creates a store in the application's own database.
     ///
-    /// The store's own connections are pinged only if they were free for a second. `before_acquire` of the application's pool
+    /// The store's own connections are pinged only if they were idle for a second. `before_acquire` of the application's pool
     /// does not apply to them, but `after_connect` does.
     pub fn new(pool: PgPool) -> Self {
         Self::builder(pool).build()
     }
 
-    /// A store with a pool of its own, of ten connections, which is made by [`connect_pool`](Self::connect_pool).
+    /// Creates a store with a pool of its own, of ten connections, which [`connect_pool`](Self::connect_pool) makes.
     ///
     /// # Errors
     ///
-    /// When the URL is malformed, or the server cannot be reached or rejects.
+    /// If the URL is malformed, the server cannot be reached, or the server rejects the connection.
     pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
-        // The test would be a round trip for each transaction of a handler, and a statement on a broken connection fails anyway.
+        // The test would cost a round trip for each transaction of a handler. A statement on a broken connection fails anyway.
         Ok(Self::new(Self::connect_pool(url, PgPoolOptions::new().test_before_acquire(false)).await?))
     }
 
-    /// A pool for the application and this store, whose connections send nothing in clear to another machine, unless the URL says
-    /// `sslmode=disable`.
+    /// Creates a pool for the application and this store. Its connections send nothing to another machine without encryption, unless
+    /// the URL says `sslmode=disable`.
     ///
-    /// `sslmode`, `sslrootcert`, `sslcert` and `sslkey` mean what they mean to libpq, with one difference: `prefer`, the default,
-    /// is `require` if the server is neither on this machine nor behind a socket. `verify-full` is what protects from an attacker
-    /// in the network. The server's certificate may be signed by `sslrootcert` or by one of the authorities that the system
-    /// trusts. An unknown parameter is an error.
+    /// `sslmode`, `sslrootcert`, `sslcert` and `sslkey` have the same meaning as in libpq, with one difference: `prefer`, the
+    /// default, means `require` if the server is neither on this machine nor behind a socket. Only `verify-full` protects from an
+    /// attacker in the network. The server's certificate may be signed by `sslrootcert` or by one of the authorities that the
+    /// system trusts. An unknown parameter is an error.
     ///
     /// # Errors
     ///
-    /// When the URL is malformed, the connection would be in clear, or the server cannot be reached or rejects.
+    /// If the URL is malformed, the connection would not be encrypted, the server cannot be reached, or the server rejects the
+    /// connection.
     ///
     /// # Examples
     ///
@@ -161,7 +167,7 @@ impl PostgresStore {
         in_clear::pool(url, options).await
     }
 
-    /// A store in the application's own database, with options to follow.
+    /// Returns a builder of a store in the application's own database.
     pub fn builder(pool: PgPool) -> PostgresStoreBuilder {
         PostgresStoreBuilder {
             pool,

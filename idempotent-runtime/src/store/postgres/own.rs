@@ -1,8 +1,8 @@
-//! Connections of the store's own, beside those of the application's pool.
+//! The store's own connections, besides those of the application's pool.
 //!
-//! Each is opened with the options that the application's pool has at that moment. So credentials that the application replaces
-//! apply here too. A connection that gives no answer is closed soon, because nothing else ends it: if the network drops packets,
-//! it stays open for many minutes, and a pool of ten such connections serves nothing meanwhile.
+//! Each connection is opened with the options that the application's pool has at that moment. So new credentials of the application
+//! apply here too. A connection that does not answer is closed soon, because nothing else closes it. If the network drops packets,
+//! such a connection stays open for many minutes, and a pool of ten of them serves nothing in that time.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -24,13 +24,13 @@ use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler, Unnamed};
 use crate::store::postgres::waiting::Waiting;
 use crate::sync::{Mutex, lock};
 
-/// A connection that was used more recently is not pinged.
+/// A connection that was used within this time is not pinged.
 const SURELY_ALIVE: Duration = Duration::from_secs(1);
 
 /// How long a connection to a server that was demoted is kept.
 const KEPT: Duration = Duration::from_millis(500);
 
-/// How long a statement may continue after its caller has stopped waiting: a new connection costs more than that.
+/// How long a statement may continue after its caller has stopped waiting. Waiting costs less than a new connection.
 pub(super) const GRACE: Duration = Duration::from_millis(250);
 
 /// A pool for single statements.
@@ -41,16 +41,17 @@ pub(super) struct OwnPool {
     pooler: Arc<Pooler>,
     distrust: Arc<Distrust>,
     waiting: Waiting,
-    /// Options of the application's pool that lead to an encrypted connection, or to none that needs it.
+    /// Options of the application's pool that were tried: they lead to an encrypted connection, or need no encryption.
     tried: Mutex<Option<Arc<PgConnectOptions>>>,
 }
 
-/// What a statement has found out that concerns other connections too.
+/// What the failure of one statement says about other connections.
 #[derive(Default)]
 struct Distrust {
-    /// When a connection was last found lost. The cause may have ended all connections that were idle at that moment.
+    /// When a lost connection was last found. The cause may have ended all connections that were idle at that moment.
     lost: Mutex<Option<Instant>>,
-    /// When one last led to a server that was demoted. They answer, and those that were made before lead there as well.
+    /// When a connection last led to a server that was demoted. Such a connection still answers, and all connections that were made
+    /// before lead to the same server.
     demoted: Mutex<Option<Instant>>,
 }
 
@@ -63,19 +64,19 @@ impl Distrust {
         }
     }
 
-    /// Whether the connection need not be pinged: it was used after one was lost.
+    /// Returns whether the connection need not be pinged: it was used recently, and after the last loss of a connection.
     fn trusts(&self, about: &PoolConnectionMetadata) -> bool {
         about.idle_for < SURELY_ALIVE && lock(&self.lost).is_none_or(|lost| about.idle_for < lost.elapsed())
     }
 
-    /// Whether the connection may lead to a server that was demoted. A new one is kept for a while: the address may still lead
-    /// there.
+    /// Returns whether the connection may lead to a server that was demoted. A new connection is kept for a while, because the address
+    /// may still lead to that server.
     fn rejects(&self, about: &PoolConnectionMetadata) -> bool {
         about.age > KEPT && lock(&self.demoted).is_some_and(|demoted| about.age > demoted.elapsed())
     }
 }
 
-/// The pool, which follows the options of the application's pool.
+/// A pool that takes over the options of the application's pool.
 struct Followed {
     pool: PgPool,
     /// The options with which it connects.
@@ -117,7 +118,7 @@ impl OwnPool {
         Ok(&followed.pool)
     }
 
-    /// Fails if the application's pool may send something in clear that it must not.
+    /// Fails if the application's pool may send something without encryption that needs encryption.
     pub(super) async fn try_encryption(&self) -> Result<(), sqlx::Error> {
         let now = self.application.connect_options();
         let is_tried = |tried: &Arc<PgConnectOptions>| Arc::ptr_eq(tried, &now);
@@ -126,21 +127,21 @@ impl OwnPool {
         }
         encrypted(&now)?;
         if is_only_preferred(&now) {
-            // A connection of this pool insists on what those of the application's pool prefer.
+            // A connection of this pool requires the encryption that the application's pool only prefers.
             drop(self.acquire().await?);
         }
         *lock(&self.tried) = Some(now);
         Ok(())
     }
 
-    /// A connection led to a server that was demoted: those that were made before are closed.
+    /// Records that a connection led to a server that was demoted. All connections that were made before are closed.
     pub(super) fn leave_demoted(&self) {
         *lock(&self.distrust.demoted) = Some(Instant::now());
     }
 
     fn connect_with(&self, options: PgConnectOptions) -> PgPool {
         let pool = self.application.options().clone().min_connections(0).max_connections(self.connections);
-        // The pool's own test waits for the answer without a limit.
+        // The pool's own test has no limit for the wait.
         let distrust = Arc::clone(&self.distrust);
         let pool = pool.test_before_acquire(false).before_acquire(move |connection, about| {
             let (is_trusted, is_rejected) = (distrust.trusts(&about), distrust.rejects(&about));
@@ -152,7 +153,7 @@ impl OwnPool {
         pool.connect_lazy_with(options)
     }
 
-    /// Takes a connection for several statements, one after the other.
+    /// Takes a connection for several statements in sequence.
     pub(super) async fn acquire(&self) -> Result<OwnConnection, sqlx::Error> {
         let connection = self.waiting.acquire(self.pool()?).await;
         let connection = connection.map_err(|error| explained(error, &self.application.connect_options()))?;
@@ -172,7 +173,7 @@ impl OwnPool {
     }
 }
 
-/// A connection of this pool. The pool gets it back only if it answers.
+/// A connection of this pool. It returns to the pool only if it answers.
 pub(super) struct OwnConnection {
     connection: Option<PoolConnection<Postgres>>,
     is_answered: bool,
@@ -188,6 +189,13 @@ impl OwnConnection {
         query: impl Execute<'q, Postgres> + 'q,
     ) -> Result<Option<PgRow>, sqlx::Error> {
         Ok(self.run(query).await?.into_iter().find_map(Either::right))
+    }
+
+    pub(super) async fn fetch_all<'q>(
+        &mut self,
+        query: impl Execute<'q, Postgres> + 'q,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        Ok(self.run(query).await?.into_iter().filter_map(Either::right).collect())
     }
 
     async fn run<'q>(&mut self, query: impl Execute<'q, Postgres> + 'q) -> Result<Answer, sqlx::Error> {
@@ -220,7 +228,7 @@ impl Drop for OwnConnection {
             Ok(runtime) if !is_in_doubt => {
                 let limit = if self.is_answered { ALIVE_WITHIN } else { GRACE };
                 let returned = connection.return_to_pool();
-                // Cut off, it closes the connection.
+                // If this is cancelled, the connection is closed.
                 runtime.spawn(async move { timeout(limit, returned).await.ok() });
             }
             _ => drop(connection.detach()),

@@ -1,9 +1,9 @@
-//! Whether a pooler such as PgBouncer lends the server's connections for one transaction at a time.
+//! Detects a pooler such as PgBouncer that lends the server's connections for one transaction at a time.
 //!
-//! Behind one, nothing that belongs to a session can be relied on. A statement that one client has prepared may meet the
-//! name of another one's, and the server runs the wrong one: PgBouncer before 1.21 does nothing about that. So every
-//! statement is unnamed there, and in a transaction: sqlx sends the preparation of a statement and its execution in two
-//! messages, and the pooler may lend another connection for the second one. LISTEN is of no use at all.
+//! Behind such a pooler, nothing that belongs to a session is reliable. A prepared statement of one client may have the same name as
+//! another client's, and then the server runs the wrong statement. PgBouncer before 1.21 does not prevent that. So behind a pooler
+//! every statement is unnamed, and is in a transaction: sqlx sends the preparation of a statement and its execution in two messages,
+//! and without a transaction the pooler may lend another connection for the second message. LISTEN has no effect.
 
 use std::collections::HashSet;
 use std::iter;
@@ -23,24 +23,25 @@ use tokio::time::timeout;
 use crate::store::postgres::failure::is_of_another_statement;
 use crate::sync::{Mutex, lock};
 
-/// How long a connection may take for the answer that shows that it works.
+/// How long a connection may take to answer the test whether it works.
 pub(super) const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 
 const UNKNOWN: u8 = 0;
 const ABSENT: u8 = 1;
 const PRESENT: u8 = 2;
 
-/// How long one is assumed to be there after a look that told nothing.
+/// How long the store assumes a pooler after a test without a result.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// How many further connections are compared with the first one. Behind a balancer, each may lead to a pooler of its own, whose
-/// one free connection of the server is always the same: so many poolers at most, two connections lead to one of them.
+/// How many more connections are compared with the first one. Behind a balancer, each connection may lead to a different pooler, and
+/// a pooler with one free connection always lends the same one. With at most this many poolers, two of the connections lead to the
+/// same pooler.
 const OTHERS: usize = 3;
 
-/// How often each of them is looked at.
+/// How often each connection is tested.
 const LOOKS: usize = 2;
 
-/// What is known of the way to the server.
+/// What is known about the connections to the server.
 pub(super) struct Pooler {
     state: AtomicU8,
     looking: tokio::sync::Mutex<()>,
@@ -56,7 +57,7 @@ impl Pooler {
         Self { state: AtomicU8::new(PRESENT), ..Self::unknown() }
     }
 
-    /// As long as nothing is known, one may be there.
+    /// Returns whether there is a pooler, or may be one because nothing is known yet.
     pub(super) fn is_there(&self) -> bool {
         self.state.load(Ordering::Relaxed) != ABSENT
     }
@@ -70,8 +71,8 @@ impl Pooler {
             || lock(&self.told_nothing).is_some_and(|looked| looked.elapsed() < LOOK_AGAIN)
     }
 
-    /// Compares the server's processes behind `first` and some other connections: each has one of its own, unless a pooler
-    /// lends them.
+    /// Compares the server's processes behind `first` and some other connections. Each connection has a process of its own, unless a
+    /// pooler lends them.
     pub(super) async fn recognise(
         &self,
         first: &mut PgConnection,
@@ -96,7 +97,7 @@ impl Pooler {
         Ok(())
     }
 
-    /// Another client's statement has the name of ours.
+    /// Learns from an error that another client's statement has the same name.
     pub(super) fn learn(&self, error: &sqlx::Error) {
         if is_of_another_statement(error) && self.state.load(Ordering::Relaxed) != PRESENT {
             self.found();
@@ -112,7 +113,7 @@ impl Pooler {
     }
 }
 
-/// Whether each connection has one process of the server, and none has that of another one.
+/// Returns whether each connection keeps its process of the server, and no two connections have the same one.
 async fn has_own_processes(first: &mut PgConnection, others: &mut [PgConnection]) -> Result<bool, sqlx::Error> {
     let mut connections: Vec<_> = iter::once(first).chain(others).collect();
     let mut processes = vec![None; connections.len()];
@@ -124,7 +125,7 @@ async fn has_own_processes(first: &mut PgConnection, others: &mut [PgConnection]
             }
             *own = Some(process);
         }
-        // A pooler that takes turns would give each connection the same process again.
+        // In the same order, a pooler that lends its processes in turn would give each connection the same process again.
         connections.reverse();
         processes.reverse();
     }
@@ -137,11 +138,11 @@ async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     sqlx::Row::try_get(&row, 0)
 }
 
-/// A statement without a name, whatever it says itself.
+/// A statement that is sent without a name, even if it says otherwise.
 pub(super) struct Unnamed<E>(pub(super) E);
 
 impl<'q, E: Execute<'q, Postgres> + 'q> Unnamed<E> {
-    /// In a transaction, for which the pooler lends one connection.
+    /// Runs the statement in a transaction, for which the pooler lends one connection.
     pub(super) async fn run_on(
         self,
         connection: &mut PgConnection,

@@ -1,4 +1,4 @@
-//! The application's pool, for transactions of handlers, and those of the store's own, for everything else.
+//! The application's pool for transactions of handlers, and the store's own pools for everything else.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgTransactionManager, Postgres};
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use sqlx_core::transaction::TransactionManager as _;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::store::error::StoreError;
@@ -19,21 +19,21 @@ use crate::store::postgres::pooler::{ALIVE_WITHIN, Pooler};
 use crate::transaction::close_on_drop::CloseOnDrop;
 use crate::transaction::open::Open;
 
-/// All reach the same database in the same way.
+/// The pools of one store. All of them reach the same database in the same way.
 ///
-/// A statement of ours must commit by itself. In a pool that others use it may not: when a future that awaits `pool.begin()`
-/// is dropped, as any axum handler's may be when its client leaves, sqlx 0.9 gives the connection back with the transaction
-/// open (<https://github.com/transact-rs/sqlx/issues/4393>). A claim that is granted there is rolled back with it later, and
-/// the handler runs twice.
+/// A statement of the store must commit by itself, and in a shared pool it may not. If a future that awaits `pool.begin()` is
+/// dropped, as happens to an axum handler whose client disconnects, sqlx 0.9 returns the connection with the transaction open
+/// (<https://github.com/transact-rs/sqlx/issues/4393>). A claim that is granted in that transaction is rolled back later, and the
+/// handler runs twice.
 pub(super) struct Pools {
     application: PgPool,
     own: Arc<OwnPool>,
     operators: OwnPool,
-    claims: Semaphore,
+    claims: Arc<Semaphore>,
     pooler: Arc<Pooler>,
 }
 
-/// One for a listing, and one for counts and deletions.
+/// One connection for a listing, and one for counts and deletions.
 const OF_OPERATORS: u32 = 2;
 
 impl Pools {
@@ -43,7 +43,7 @@ impl Pools {
         Self {
             own: Arc::new(own(connections)),
             operators: own(connections.min(OF_OPERATORS)),
-            claims: Semaphore::new(connections as usize),
+            claims: Arc::new(Semaphore::new(connections as usize)),
             application,
             pooler,
         }
@@ -53,53 +53,53 @@ impl Pools {
         &self.application
     }
 
-    /// The application's pool, unless it may send something in clear that it must not.
+    /// Returns the application's pool, unless it may send something without encryption that needs encryption.
     pub(super) async fn encrypted_application(&self) -> Result<&PgPool, sqlx::Error> {
         self.own.try_encryption().await?;
         Ok(&self.application)
     }
 
-    /// The store's own pool, for single statements.
+    /// Returns the store's own pool, for single statements.
     pub(super) fn own(&self) -> &OwnPool {
         &self.own
     }
 
-    /// The same pool, for a task that continues when its caller no longer waits.
+    /// Returns the same pool, for a task that continues when its caller no longer waits.
     pub(super) fn shared(&self) -> Arc<OwnPool> {
         Arc::clone(&self.own)
     }
 
-    /// The pool of statements that may be slow: no claim waits behind them.
+    /// Returns the pool for statements that may be slow, so that no claim waits for them.
     pub(super) fn operators(&self) -> &OwnPool {
         &self.operators
     }
 
-    /// Whether the server may be behind a pooler, so that no statement may have a name.
+    /// Returns whether the server may be behind a pooler. Then no statement may have a name.
     pub(super) fn is_pooled(&self) -> bool {
         self.pooler.is_there()
     }
 
-    /// Whether `LISTEN` has no effect.
+    /// Returns whether `LISTEN` has no effect.
     pub(super) fn cannot_listen(&self) -> bool {
         self.pooler.is_surely_there()
     }
 
-    /// The turn of a claim to take a connection. The pool is fair: what ends a claim would wait behind every claim that came
-    /// before it, and behind no more than these.
-    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, StoreError> {
-        self.claims.acquire().await.map_err(StoreError::unavailable)
+    /// Waits for the turn of a claim to take a connection. The pool serves its callers in order. Without turns, a completion would
+    /// wait for every earlier claim; now it waits for no more claims than the pool has connections.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        Arc::clone(&self.claims).acquire_owned().await.map_err(StoreError::unavailable)
     }
 
-    /// Begins a transaction on a connection of the application's by these statements.
+    /// Begins a transaction on a connection of the application's pool with these statements.
     ///
-    /// The caller waits for the connection itself: one that gives up leaves the pool's queue at once, and nothing begins for it.
-    /// The statements go to their end even if the caller gives up meanwhile, or their connection is closed.
+    /// The caller itself waits for the connection. If it gives up, it leaves the pool's queue at once, and no transaction begins.
+    /// If it gives up later, the statements still run to their end, or their connection is closed.
     pub(super) async fn begin(&self, statements: String, begun: InTransaction) -> Result<Open<Postgres>, StoreError> {
         let statements = AssertSqlSafe(statements).into_sql_str();
-        // One that leads to a server which was demoted is closed, and so may all be that are free now.
+        // A connection to a server that was demoted is closed. All idle connections may lead to that server.
         for _ in 0..self.application.num_idle() {
             match self.try_to_begin(statements.clone(), begun.clone()).await? {
-                // The store's own may lead there too, and tell what is outdated by now.
+                // The store's own connections may lead to it too, and read outdated rows there.
                 Err(error) if is_demoted(&error) => self.own.leave_demoted(),
                 open => return open.map_err(store_error),
             }
@@ -119,7 +119,7 @@ impl Pools {
         }
         let mut connection = CloseOnDrop::new(connection);
         let unproven = Some(self.application.connect_options()).filter(|options| is_only_preferred(options));
-        // Behind a pooler, the server tells of the pooler's connection.
+        // Behind a pooler, the server describes the pooler's connection instead.
         let unproven = unproven.filter(|_| !self.is_pooled());
         let (_waits, is_gone) = oneshot::channel::<()>();
         let beginning = tokio::spawn(async move {
@@ -143,7 +143,7 @@ impl Pools {
         beginning.await.map_err(StoreError::unavailable)?
     }
 
-    /// The pool tests a free connection without a limit.
+    /// Takes a connection of the application's pool. The pool tests an idle connection without a time limit, so this sets one.
     async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         self.own.try_encryption().await?;
         while self.application.num_idle() > 0 {

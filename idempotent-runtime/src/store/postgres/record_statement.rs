@@ -1,4 +1,4 @@
-//! The statement that writes the record of a handler's transaction, in it or after it.
+//! The statement that writes the record of a handler's transaction, inside the transaction or after it.
 
 use std::sync::Arc;
 
@@ -45,13 +45,13 @@ impl RecordStatement {
             .bind(request.after_crash == AfterCrash::Rerun)
             .bind(&self.channel)
             .bind(may_be_awaited)
-            // The claim's, which the record replaces: it may be of an earlier secret.
+            // The fingerprint of the claim that the record replaces, which may have been made with a former secret.
             .bind(request.other_fingerprint().to_string());
         let row = query.fetch_optional(executor).await.map_err(in_transaction)?;
         Ok(Held::of(row.is_some()))
     }
 
-    /// Whether the key has the record of this claim.
+    /// Returns whether the key has the record of this claim.
     pub(super) async fn is_written<'c>(
         &self,
         executor: impl PgExecutor<'c>,

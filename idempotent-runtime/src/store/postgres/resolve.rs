@@ -1,4 +1,4 @@
-//! Ends a claim as an operator says: one statement, which checks the token and the lease itself.
+//! Ends a claim as an operator decides, with one statement that also checks the token and the lease.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -15,7 +15,7 @@ use crate::store::postgres::row::digest;
 use crate::store::resolution::{Resolution, Resolved};
 use crate::store::row::headers_text;
 
-/// Repeats the statement if the claim changed while it waited for the row: only a new snapshot shows what it is now.
+/// Repeats the statement if the claim changed while the statement waited for the row. Only a new snapshot shows the new state.
 pub(super) async fn resolve(
     inner: &Inner,
     key: &RecordKey,
@@ -61,13 +61,13 @@ async fn try_to_resolve(
                 let query = statements.resolve_not_executed.query().bind(digest).bind(&token).bind(channel);
                 query.bind("resolve as not executed").fetch_optional(inner.pools.own()).await
             };
-            // If the first statement took effect, a second one would find nothing, and say that another operator was faster.
+            // If the first statement took effect, a second one would find nothing and report that another operator was faster.
             retried_after(is_ended_before, resolve).await
         }
     }
 }
 
-/// An earlier try may have taken effect although its answer was lost.
+/// Returns whether an earlier attempt took effect although its answer was lost.
 async fn recognise(inner: &Inner, key: &RecordKey, resolution: &Resolution) -> Result<Resolved, StoreError> {
     let Resolution::Executed { token, .. } = resolution else { return Ok(Resolved::ChangedHands) };
     let (digest, token) = (digest(key), token_text(*token));

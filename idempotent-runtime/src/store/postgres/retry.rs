@@ -3,13 +3,13 @@
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::{is_lost, is_read_only, is_transient, store_error};
 
-/// How often a statement is sent that met a conflict, before it counts as failed.
+/// How often a statement with conflicts is sent before it counts as failed.
 pub(super) const ROUNDS: usize = 20;
 
-/// Sends a statement again after a conflict, in which it took no effect, and once after its connection was lost or led to a server
-/// that was demoted.
+/// Sends a statement, and sends it again after a conflict, because then it took no effect. Sends it once more if its connection was
+/// lost or led to a server that was demoted.
 ///
-/// A statement that changes something must have a token, because the lost one may have taken effect.
+/// A statement that changes something must have a token, because the lost statement may have taken effect.
 pub(super) async fn retried<T, F>(statement: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, sqlx::Error>>,
@@ -17,7 +17,7 @@ where
     retried_after(is_lost, statement).await
 }
 
-/// As [`retried`]; `may_be_sent_again` says after which errors the statement is sent a second time.
+/// Does the same as [`retried`]. `may_be_sent_again` says after which errors the statement is sent a second time.
 pub(super) async fn retried_after<T, F>(
     may_be_sent_again: fn(&sqlx::Error) -> bool,
     mut statement: impl FnMut() -> F,

@@ -7,7 +7,7 @@ use crate::key::RecordKey;
 use crate::store::error::StoreError;
 use crate::store::row::{Columns as _, DatabaseRow};
 
-/// Whether the statement made the claim, and as which attempt.
+/// Returns the attempt if the statement acquired the claim.
 pub(super) fn acquired(row: &PgRow) -> Result<Option<u32>, StoreError> {
     if !row.flag("acquired")?.unwrap_or_default() {
         return Ok(None);
@@ -18,13 +18,13 @@ pub(super) fn acquired(row: &PgRow) -> Result<Option<u32>, StoreError> {
 
 /// The request whose transaction holds a key.
 pub(super) enum HeldInTransaction {
-    /// The same request, as far as its lock shows.
+    /// The same request, as far as the lock shows.
     Same,
-    /// Another request. Its lock has these bits of its fingerprint.
+    /// Another request. Its lock contains these bits of its fingerprint.
     Other(i32),
 }
 
-/// Whether a handler in a transaction holds the key.
+/// Returns the holder of the key if a handler in a transaction holds it.
 pub(super) fn held_by_transaction(row: &PgRow) -> Result<Option<HeldInTransaction>, StoreError> {
     if marker(row)? != Some("transaction") {
         return Ok(None);
@@ -33,12 +33,12 @@ pub(super) fn held_by_transaction(row: &PgRow) -> Result<Option<HeldInTransactio
     Ok(Some(other.map_or(HeldInTransaction::Same, HeldInTransaction::Other)))
 }
 
-/// Whether the claim's token was given back before.
+/// Returns whether the claim's token was given back before.
 pub(super) fn is_given_back(row: &PgRow) -> Result<bool, StoreError> {
     Ok(marker(row)? == Some("given back"))
 }
 
-/// The state of a row that the statement has made up. A row of the table has a number, whatever state it claims to have.
+/// Returns the state of a row that the statement has generated. A row of the table has an `id`, so its state is never returned here.
 fn marker(row: &PgRow) -> Result<Option<&str>, StoreError> {
     let id: Option<i64> = row.try_get("id").map_err(|error| row.damaged(error))?;
     if id.is_none() { row.text("state") } else { Ok(None) }
@@ -50,7 +50,7 @@ impl DatabaseRow for PgRow {
     const TABLE: &'static str = "records";
 }
 
-/// A key as `digest` keeps it.
+/// Returns the digest of a key, as the column `digest` has it.
 pub(super) fn digest(key: &RecordKey) -> [u8; 32] {
     use sha2::Digest as _;
 

@@ -1,8 +1,8 @@
-//! A connection on which a handler waits, although PostgreSQL waits too: what was sent over it is lost.
+//! Detects a connection on which the handler waits for PostgreSQL while PostgreSQL waits for the handler: a statement was lost.
 //!
-//! A router or a proxy that forwards nothing any more and closes nothing leaves both sides waiting. Only the server can tell that
-//! from a slow statement: its process is active as long as it works on one, or waits for a lock. So the store asks over another
-//! connection. The process is found by an advisory lock, which is that of this one transaction, behind a pooler too.
+//! If a router or a proxy stops forwarding but closes no connection, both sides wait. Only the server can distinguish that from a
+//! slow statement: its process is active while it runs a statement or waits for a lock. So the store asks the server over another
+//! connection. It finds the process by an advisory lock that only this transaction has. This also works behind a pooler.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::store::postgres::own::OwnPool;
 
-/// How long a statement has no answer before the server is asked, and the time between two looks.
+/// How long a statement has no answer before the store asks the server, and the time between two such queries.
 ///
-/// On a slow line, the server waits between two messages of one statement for as long as a round trip takes. Two looks over the
-/// same line are this much further apart than that, so they do not see the same wait.
+/// On a slow network, the server waits for a round trip between two messages of one statement. Two queries over the same network
+/// are further apart than that by this time, so they do not see the same wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long the server may take to say it.
+/// How long the server may take to answer such a query.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
 macro_rules! process_of_lock {
@@ -33,7 +33,7 @@ macro_rules! process_of_lock {
     };
 }
 
-/// A role sees this of its own sessions.
+/// A role may read this about its own sessions.
 const STATE: &str = process_of_lock!("state, extract(epoch FROM state_change)::text", "LEFT JOIN");
 
 /// A role may do this to its own sessions.
@@ -42,17 +42,17 @@ const END: &str = concat!(
     " AND state LIKE 'idle in transaction%' AND extract(epoch FROM state_change)::text = $2"
 );
 
-/// What a transaction does that has not got the statement.
+/// The state of a transaction that has not received the statement.
 #[derive(PartialEq, Eq)]
 enum Silent {
-    /// No transaction has the lock.
+    /// The transaction has ended: no transaction has the lock.
     Ended,
-    /// It waits for a statement since this time of the server's clock.
+    /// The transaction has waited for a statement since this time of the server's clock.
     Waits { since: String },
 }
 
-/// Resolves when two looks have found that the server waits for a statement since the same moment, or has ended the transaction,
-/// although a statement is under way. Then this ends the server's process, so nothing of the transaction is kept.
+/// Resolves when two queries have found that the server has waited for a statement since the same time, or has ended the transaction,
+/// although a statement is under way. Before it resolves, this ends the server's process, so nothing of the transaction is kept.
 pub(super) async fn silence(pool: &OwnPool, lock: i64) {
     let mut before = None;
     loop {
@@ -73,19 +73,19 @@ pub(super) async fn silence(pool: &OwnPool, lock: i64) {
     }
 }
 
-/// Ends the server's process of a transaction that is to be rolled back, and has no answer to that, if it waits for a statement.
+/// Ends the server's process of a transaction whose ROLLBACK has no answer, if the process waits for a statement.
 pub(super) async fn end_unanswered(pool: &OwnPool, lock: i64) {
     if let Ok(Ok(Some(Silent::Waits { since }))) = timeout(ANSWERED_WITHIN, look(pool, lock)).await {
         end(pool, lock, since).await;
     }
 }
 
-/// If this fails, the key stays in flight until the server finds out that its client is gone.
+/// If this fails, the key stays in flight until the server notices that the connection is broken.
 async fn end(pool: &OwnPool, lock: i64, since: String) {
     let _ = timeout(ANSWERED_WITHIN, sqlx::query(END).bind(lock).bind(since).fetch_optional(pool)).await;
 }
 
-/// `None` of a transaction that is active, or about which this role learns nothing.
+/// Returns `None` if the transaction is active, or if this role may not read its state.
 async fn look(pool: &OwnPool, lock: i64) -> Result<Option<Silent>, sqlx::Error> {
     let process: Option<(Option<String>, Option<String>)> =
         sqlx::query_as(STATE).bind(lock).fetch_optional(pool).await?;

@@ -1,8 +1,7 @@
 //! The statements of the request path, and all statements for one schema.
 
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::Postgres;
-use sqlx::query::Query;
+use sqlx::postgres::{PgArguments, Postgres};
 use std::sync::Arc;
 
 use crate::store::postgres::admin_statements::{
@@ -10,7 +9,10 @@ use crate::store::postgres::admin_statements::{
     UNKNOWN_OUTCOMES,
 };
 use crate::store::postgres::advisory_locks::other_request;
+use crate::store::postgres::batch_statements::{CLAIM_MANY, COMPLETE_MANY, RELEASE_MANY};
 use crate::store::postgres::pooler::Pooler;
+use crate::store::postgres::row_changes::{completed, taken_over};
+use crate::store::postgres::spare::spare;
 
 macro_rules! existing {
     () => {
@@ -20,15 +22,7 @@ macro_rules! existing {
     };
 }
 
-/// How much later than it expires a row of this ttl may be deleted: so long its handler may run, or its claim be renewed, before
-/// the index of what is to be deleted must be told.
-macro_rules! spare {
-    ($ttl:literal) => {
-        concat!("least(", $ttl, ", 300000) * interval '1 millisecond'")
-    };
-}
-
-/// When a renewed row is to be deleted, unless that is after its expiry already.
+/// The new deletion time of a renewed row. NULL if the present deletion time is not before the new expiry.
 macro_rules! later {
     ($ttl:literal) => {
         concat!(
@@ -43,32 +37,33 @@ macro_rules! later {
     };
 }
 
-/// The row of the digest $1, unless it has expired: then a row of NULLs. Behind a pooler that the store does not know of, another
-/// client's statement may run in its place, and an answer without a row must not mean that nothing is there.
+/// The row of the digest $1, or a row of NULLs if there is none or it has expired. Behind a pooler that the store has not detected,
+/// another client's statement may run instead. So an answer without a row must not mean that the key is free.
 const EXISTING: &str = concat!(
     "SELECT pg_is_in_recovery() AS follows, existing.* FROM (SELECT) AS one LEFT JOIN (",
     existing!(),
     ") AS existing ON true"
 );
 
-// A duplicate only reads. The INSERT is tried where the snapshot shows nothing alive, or a claim that may be taken over;
-// its own condition is checked again on the newest version of the row. If another claim was faster, its row is in neither
-// part of the answer, because it was committed after the snapshot. Then there is no row at all, and the caller asks again.
+// A duplicate only reads. The statement tries the INSERT if the snapshot shows no live row, or a claim that may be taken over. The
+// INSERT checks its condition again on the newest version of the row. If another claim was faster, its row was committed after the
+// snapshot, so it is in neither part of the answer. Then the answer has no row, and the caller sends the statement again.
 //
-// A handler with a `Tx` has no row yet: its claim is the lock of the key, which it holds alone. A plain claim takes that
-// lock before its INSERT, shared with other plain claims, until its statement has committed:
+// A handler with a `Tx` has no row yet. Its claim is the lock of the key, which it holds exclusively. A plain claim takes the same
+// lock before its INSERT, shared with other plain claims, and keeps it until its statement has committed. The cases:
 //
-// - A transaction holds the lock: nothing is inserted, and the answer is a row in the state `transaction`.
-// - It committed between our snapshot and the lock: its row is visible before its lock is free, so that the INSERT meets the
-//   row and changes nothing. There is no row in the answer, and the caller asks again.
-// - It rolled back: nothing is there, and the claim is ours.
-// - It tries the lock while we hold it: it does not get it, and its request is in flight beside ours, as it is. It finds no lock
-//   of a request with ours, so that it never takes ours for another request. After our commit it sees our row.
+// - A transaction holds the lock: the statement inserts nothing, and the answer is a row in the state `transaction`.
+// - The transaction committed between this statement's snapshot and its lock: a transaction's row is visible before its lock is
+//   free, so the INSERT finds the row and changes nothing. The answer has no row, and the caller sends the statement again.
+// - The transaction rolled back: the key has no row, and this statement gets the claim.
+// - A transaction tries the lock while this statement holds it: the transaction does not get the lock, and treats its request as a
+//   duplicate of one in flight, which is correct. It finds no lock of a request for this claim, so it never treats this claim as
+//   another request's. After this statement has committed, the transaction's retry sees the row.
 //
-// A replay and a duplicate of a plain claim insert nothing, and take no lock.
+// A replay and a duplicate of a plain claim insert nothing and take no lock.
 //
-// A token that was given back has a row of its own, for which the statement looks where it would claim. If that row is committed
-// after the snapshot, its unique index fails a claim that never expires.
+// A token that was given back has a row of its own. Before the statement claims, it looks for that row. If that row is committed
+// after the snapshot, a unique index rejects a claim that never expires.
 const CLAIM: &str = concat!(
     "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), \
      existing AS MATERIALIZED (",
@@ -85,13 +80,9 @@ const CLAIM: &str = concat!(
      CASE WHEN $7 THEN now + $5 * interval '1 millisecond' + ",
     spare!("$5"),
     " ELSE 'infinity' END, NOT $7 FROM moment, turn \
-     WHERE is_free AND NOT EXISTS (SELECT FROM given_back) \
-     ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'claimed', fingerprint = excluded.fingerprint, \
-     token = excluded.token, attempt = CASE WHEN r.expires_at <= (SELECT now FROM moment) THEN 1 ELSE r.attempt + 1 END, \
-     claim_ttl = excluded.claim_ttl, awaited = false, lease_until = excluded.lease_until, \
-     expires_at = excluded.expires_at, delete_after = excluded.delete_after, guards_token = excluded.guards_token, \
-     lingers = true, recorded_at = NULL, status = NULL, headers = NULL, body = NULL \
-     WHERE r.expires_at <= (SELECT now FROM moment) OR ($7 \
+     WHERE is_free AND NOT EXISTS (SELECT FROM given_back) ",
+    taken_over!(),
+    "$7 \
      AND r.state = 'claimed' AND r.lease_until <= (SELECT now FROM moment) AND r.fingerprint IN ($3, $11)) \
      RETURNING r.id, r.attempt) \
      SELECT id, 'claimed' AS state, NULL AS fingerprint, NULL AS token, attempt, true AS leased, \
@@ -113,8 +104,8 @@ const RENEW: &str = concat!(
     ") WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()"
 );
 
-/// [`RENEW`] for lists of digests, tokens and leases: the tokens that hold their claims, and whether they were renewed. A row
-/// that another statement has locked must not hold the others up.
+/// [`RENEW`] for lists of digests, tokens and leases. Returns the tokens that hold their claims, and whether each was renewed. It
+/// skips a row that another statement has locked, so that the other rows do not wait.
 const RENEW_MANY: &str = concat!(
     "WITH renewal AS MATERIALIZED (\
      SELECT * FROM unnest($1::bytea[], $2::text[], $3::bigint[]) AS renewal (digest, token, lease)), \
@@ -131,24 +122,21 @@ const RENEW_MANY: &str = concat!(
      SELECT held.token, EXISTS (SELECT FROM renewed WHERE renewed.token = held.token) AS renewed FROM held"
 );
 
-/// The claim was rejected as one of unknown outcome, and stays so.
+/// Makes a claim permanent whose request was rejected because its outcome is unknown.
 const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity', delete_after = 'infinity' WHERE digest = $1 AND token = $2 \
      AND state = 'claimed' AND expires_at > clock_timestamp() AND lease_until <= clock_timestamp()";
 
-// NOTIFY takes a lock of the whole database at COMMIT, so it is sent only if a request waits.
+// NOTIFY takes a lock for the whole database at COMMIT, so the statement notifies only if a request waits.
 const COMPLETE: &str = concat!(
-    "UPDATE {schema}.records SET state = 'completed', lease_until = NULL, \
-     expires_at = clock_timestamp() + $3 * interval '1 millisecond', \
-     delete_after = CASE WHEN delete_after BETWEEN clock_timestamp() + $3 * interval '1 millisecond' \
-     AND clock_timestamp() + $3 * interval '1 millisecond' + ",
-    spare!("$3"),
-    " THEN delete_after ELSE clock_timestamp() + $3 * interval '1 millisecond' END, fingerprint = $4, \
+    "UPDATE {schema}.records AS r SET ",
+    completed!("$3"),
+    ", fingerprint = $4, \
      recorded_at = timestamptz 'epoch' + $5 * interval '1 millisecond', status = $6, headers = $7::jsonb, body = $8 \
      WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() \
      RETURNING CASE WHEN awaited THEN pg_notify($9, encode($1, 'hex'))::text END"
 );
 
-/// The record of the digest $1 expires in $2 milliseconds. The third parameter tells it from other statements behind a pooler.
+/// Lets the record of the digest $1 expire in $2 milliseconds. The third parameter identifies the statement, as in [`RELEASE`].
 const EXTEND: &str = concat!(
     "UPDATE {schema}.records SET expires_at = clock_timestamp() + $2 * interval '1 millisecond', \
      delete_after = CASE WHEN delete_after BETWEEN clock_timestamp() + $2 * interval '1 millisecond' \
@@ -159,13 +147,14 @@ const EXTEND: &str = concat!(
     " END WHERE digest = $1 AND state = 'completed' AND expires_at > clock_timestamp() AND $3 = 'extend'"
 );
 
-/// A statement that another one could be taken for, behind a pooler, says by its last parameter that it is meant.
+/// Ends a claim. The last parameter identifies the statement: behind a pooler, it may run instead of another client's statement with
+/// the same types of parameters, and must then change nothing.
 const RELEASE: &str = "DELETE FROM {schema}.records \
      WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() AND $4 = 'release' \
      RETURNING CASE WHEN awaited THEN pg_notify($3, encode($1, 'hex'))::text END";
 
-/// Keeps a claim of the token $2 from arriving under the digest $1, for $3 milliseconds, unless it is recorded there. Inserts
-/// nothing where that is said already, or where a claim that never expires has arrived meanwhile.
+/// Prevents a late claim with the token $2 for the digest $1, for $3 milliseconds, unless the claim has a record. Inserts nothing if
+/// the row already exists, or if a claim that never expires has arrived in the meantime.
 const GIVE_BACK: &str = "INSERT INTO {schema}.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, \
      delete_after, guards_token) \
      SELECT $1 || decode($2, 'hex'), '', 'given back', '', $2, 0, 0, clock_timestamp() + $3 * interval '1 millisecond', \
@@ -175,7 +164,7 @@ const GIVE_BACK: &str = "INSERT INTO {schema}.records (digest, key, state, finge
 const AWAIT: &str =
     "UPDATE {schema}.records SET awaited = true WHERE digest = $1 AND state = 'claimed' AND NOT awaited";
 
-/// The record of a claim in a transaction: there is no row yet, or one that may be taken over.
+/// Writes the record of a claim in a transaction. The key has no row, or a row that may be taken over.
 const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fingerprint, token, attempt, claim_ttl, \
      expires_at, delete_after, recorded_at, status, headers, body) \
      VALUES ($1, $2, 'completed', $3, $4, 1, $5, clock_timestamp() + $5 * interval '1 millisecond', \
@@ -188,11 +177,13 @@ const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fin
      AND r.lease_until <= clock_timestamp() AND r.fingerprint = $13) \
      RETURNING CASE WHEN $12 THEN pg_notify($11, encode($1, 'hex'))::text END";
 
-/// Whether $2 has completed the digest $1.
+/// Returns whether the token $2 has completed the claim of the digest $1.
 const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 \
      AND state = 'completed' AND expires_at > clock_timestamp())";
 
-/// The statements for one schema; a clone shares them.
+pub(super) type Query = sqlx::query::Query<'static, Postgres, PgArguments>;
+
+/// One statement for one schema. A clone shares its text.
 #[derive(Clone)]
 pub(super) struct Statement {
     sql: Arc<str>,
@@ -200,8 +191,8 @@ pub(super) struct Statement {
 }
 
 impl Statement {
-    /// Without a name behind a pooler, where a name may be another client's.
-    pub(super) fn query(&self) -> Query<'static, Postgres, sqlx::postgres::PgArguments> {
+    /// Returns the query. Behind a pooler it has no name, because the name may belong to another client.
+    pub(super) fn query(&self) -> Query {
         sqlx::query(AssertSqlSafe(Arc::clone(&self.sql))).persistent(!self.pooler.is_there())
     }
 }
@@ -209,12 +200,15 @@ impl Statement {
 pub(super) struct Statements {
     pub(super) existing: Statement,
     pub(super) claim: Statement,
+    pub(super) claim_many: Statement,
     pub(super) renew: Statement,
     pub(super) renew_many: Statement,
     pub(super) keep: Statement,
     pub(super) complete: Statement,
+    pub(super) complete_many: Statement,
     pub(super) extend: Statement,
     pub(super) release: Statement,
+    pub(super) release_many: Statement,
     pub(super) give_back: Statement,
     pub(super) await_end: Statement,
     pub(super) record: Statement,
@@ -238,12 +232,15 @@ impl Statements {
         Self {
             existing: statement(EXISTING),
             claim: statement(CLAIM),
+            claim_many: statement(CLAIM_MANY),
             renew: statement(RENEW),
             renew_many: statement(RENEW_MANY),
             keep: statement(KEEP),
             complete: statement(COMPLETE),
+            complete_many: statement(COMPLETE_MANY),
             extend: statement(EXTEND),
             release: statement(RELEASE),
+            release_many: statement(RELEASE_MANY),
             give_back: statement(GIVE_BACK),
             await_end: statement(AWAIT),
             record: statement(RECORD),

@@ -6,21 +6,22 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::poll;
 use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Row as _};
 
 use crate::key::RecordKey;
-use crate::record::{Record, unix_millis};
+use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
 use crate::store::columns::{span_millis, token_text};
 use crate::store::contract::Store;
 use crate::store::error::StoreError;
-use crate::store::given_back::REMEMBERED;
 use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::batched_end::{BatchedCompletion, BatchedRelease};
+use crate::store::postgres::batcher::Batched as _;
 use crate::store::postgres::claim::claim;
-use crate::store::postgres::failure::{record_error, store_error};
+use crate::store::postgres::end::{complete, release};
+use crate::store::postgres::failure::store_error;
 use crate::store::postgres::inner::Inner;
 use crate::store::postgres::migrate;
 use crate::store::postgres::migrate::PostgresMigrateError;
@@ -31,18 +32,18 @@ use crate::transaction::transactions::Transactions;
 
 /// Keeps claims and records in PostgreSQL 13 or newer, in tables that a person can read.
 ///
-/// It takes the application's own pool, from which handlers get their transactions ([`Tx`](crate::Tx)). For its own
-/// statements it opens a second pool with the same options when it is first used. So each of these statements commits by
-/// itself, whatever happens to the application's connections, and a process can hold twice as many connections. Two more serve
-/// listings, counts and deletions. Requests that wait (`in_flight = wait`) hold no connection; one extra connection wakes them.
-/// New connections of all of them use the options that the application's pool has at that moment
-/// ([`set_connect_options`](PgPool::set_connect_options)). A connection that gives no answer is closed.
+/// The store takes the application's own pool, from which handlers get their transactions ([`Tx`](crate::Tx)). When the store
+/// is first used, it opens a second pool with the same options for its own statements. So each of these statements commits by
+/// itself, whatever happens to the application's connections, and a process can hold twice as many connections. Two more
+/// connections serve listings, counts and deletions. Requests that wait (`in_flight = wait`) hold no connection; one extra
+/// connection wakes them. Every new connection uses the options that the application's pool has at that moment
+/// ([`set_connect_options`](PgPool::set_connect_options)). A connection that does not answer is closed.
 ///
-/// Nothing is sent in clear to another machine, unless the options say `sslmode=disable`: with `prefer`, which is sqlx's default,
-/// and `allow`, every call fails if the connection would not be encrypted. Feature `tls` has what `require`, `verify-ca` and
-/// `verify-full` need.
+/// Nothing is sent to another machine without encryption, unless the options say `sslmode=disable`. With `prefer`, which is sqlx's
+/// default, and with `allow`, every call fails if the connection would not be encrypted. `require`, `verify-ca` and `verify-full`
+/// need the feature `tls`.
 ///
-/// It works behind a pooler that lends connections for one transaction, such as PgBouncer, and finds that out by itself
+/// The store works behind a pooler that lends a connection for one transaction, such as PgBouncer, and detects the pooler
 /// ([`pooled`](crate::store::PostgresStoreBuilder::pooled)). One process at a time deletes expired rows,
 /// in small batches, in the background. A clone is cheap and shares everything.
 ///
@@ -50,14 +51,14 @@ use crate::transaction::transactions::Transactions;
 /// connection back unchanged. A handler that takes a `Tx` and a second connection of the same small pool stalls under load:
 /// see [the guide](crate::guide::transactions).
 ///
-/// The tables are in the schema `idempotency` by default. [`migrate`](Self::migrate) creates them. For migrations of your
-/// own, run [`sql`](Self::sql). Neither touches sqlx's `_sqlx_migrations`.
+/// The tables are in the schema `idempotency` by default. [`migrate`](Self::migrate) creates them. If you have migrations of your
+/// own, run [`sql`](Self::sql) in them. Neither changes sqlx's `_sqlx_migrations`.
 ///
 /// # Durability
 ///
-/// A response that was sent is as durable as a commit of the database: leave `synchronous_commit` on for the role. With
-/// asynchronous replicas, a failover can lose the last commits, and then a retry runs again. `synchronous_standby_names`
-/// prevents that.
+/// A response that was sent is as durable as a commit of the database, if `synchronous_commit` is on for the role. With
+/// asynchronous replicas, a failover can lose the last commits, and then a retry runs the handler again.
+/// `synchronous_standby_names` prevents that.
 ///
 /// # Examples
 ///
@@ -78,11 +79,11 @@ use crate::transaction::transactions::Transactions;
 #[derive(Clone)]
 pub struct PostgresStore(pub(super) Arc<Inner>);
 
-/// How often a waiter looks at its key behind a pooler, where no notification arrives.
+/// How often a waiter looks at its key behind a pooler. No notification arrives there.
 const BETWEEN_LOOKS_BEHIND_POOLER: Duration = Duration::from_millis(50);
 
 impl PostgresStore {
-    /// Creates the tables, or updates them. Every process may call it, also at the same time.
+    /// Creates the tables, or updates them. Every process may call this, also at the same time.
     ///
     /// # Errors
     ///
@@ -90,19 +91,19 @@ impl PostgresStore {
     ///
     /// # Cancel safety
     ///
-    /// The migration is one transaction. If the future is dropped, it has taken effect or not.
+    /// The migration is one transaction. If the future is dropped, the whole migration has taken effect, or nothing of it.
     pub async fn migrate(&self) -> Result<(), PostgresMigrateError> {
         let lock = lock(b"migrate", &[self.0.schema.as_bytes()]);
         migrate::migrate(self.0.pools.encrypted_application().await?, &self.0.schema, lock).await
     }
 
-    /// The SQL that [`migrate`](Self::migrate) runs on a database without the tables, for migrations of your own.
+    /// Returns the SQL that [`migrate`](Self::migrate) runs on a database without the tables, for migrations of your own.
     pub fn sql(&self) -> String {
         migrate::sql(&self.0.schema)
     }
 
-    /// The SQL that updates tables of this `version` to the version that this library needs, for migrations of your own.
-    /// It is empty if the tables are up to date. With 0 it is [`sql`](Self::sql).
+    /// Returns the SQL that updates tables of this `version` to the version that this library needs, for migrations of your own.
+    /// The SQL is empty if the tables are up to date. For version 0 it is the same as [`sql`](Self::sql).
     ///
     /// `SELECT version FROM idempotency.schema_version` returns the version of the tables.
     ///
@@ -123,28 +124,22 @@ impl PostgresStore {
         migrate::sql_since(&self.0.schema, version)
     }
 
-    /// The pool that the store was made with.
+    /// Returns the pool that the store was made with.
     pub fn pool(&self) -> &PgPool {
         self.0.pools.application()
     }
-
-    /// Sends a statement that returns a row if it took effect.
-    async fn held(&self, query: impl Fn() -> Query) -> Result<Held, StoreError> {
-        let row = retried(|| async { query().fetch_optional(self.0.pools.own()).await }).await?;
-        Ok(Held::of(row.is_some()))
-    }
 }
 
-/// PostgreSQL takes no message of more than 1 GiB, and closes the connection over one. What else is in it takes less than the rest.
+/// The most bytes of headers and body in a record. PostgreSQL closes the connection if a message exceeds 1 GiB. All other parts of
+/// the message need less than the difference.
 const LONGEST: usize = (1 << 30) - (1 << 16);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the record has {0} bytes, and PostgreSQL takes {LONGEST}")]
 struct TooLong(usize);
 
-pub(super) type Query = sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments>;
-
-/// What one row of `renew_many` says: there is no row if the claim is lost, and `false` if another statement has locked it.
+/// Reads one row of `renew_many`. There is no row if the claim is lost. The row says `false` if another statement has locked the
+/// claim.
 fn is_renewed(held: Option<&bool>) -> Result<Held, StoreError> {
     match held {
         None => Ok(Held::No),
@@ -202,46 +197,16 @@ impl Store for PostgresStore {
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
         let (digest, token, headers) = (digest(key), token_text(token), headers_text(&record)?);
-        let length = headers.len() + record.body_bytes().map_or(0, Bytes::len);
+        let completion = BatchedCompletion { digest, token, ttl: span_millis(ttl), headers, record };
+        let length = completion.bytes();
         if length > LONGEST {
             return Err(StoreError::record_rejected(TooLong(length)));
         }
-        let complete = || {
-            let query = self.0.statements.complete.query().bind(digest).bind(token.clone()).bind(span_millis(ttl));
-            let query = query.bind(record.fingerprint.to_string()).bind(unix_millis(record.recorded_at));
-            let query = query.bind(i32::from(record.status.as_u16())).bind(headers.clone());
-            query.bind(record.body_bytes().map(|body| body.to_vec())).bind(self.0.listener.channel().to_owned())
-        };
-        if self.held(complete).await.map_err(record_error)? == Held::Yes {
-            return Ok(Held::Yes);
-        }
-        // The client may have repeated this call. If the first call committed while this one waited for the row, only a new
-        // statement sees that: the snapshot of this one is older.
-        let completed_by = || async {
-            self.0.statements.completed_by.query().bind(digest).bind(&token).fetch_one(self.0.pools.own()).await
-        };
-        let is_completed: bool = retried(completed_by).await?.try_get(0).map_err(store_error)?;
-        Ok(Held::of(is_completed))
+        complete(&self.0, completion).await
     }
 
     async fn release(&self, key: &RecordKey, token: Token) -> Result<Held, StoreError> {
-        let (digest, token) = (digest(key), token_text(token));
-        let release = || {
-            let query = self.0.statements.release.query().bind(digest).bind(token.clone());
-            query.bind(self.0.listener.channel().to_owned()).bind("release")
-        };
-        if self.held(release).await? == Held::Yes {
-            return Ok(Held::Yes);
-        }
-        let give_back = || async {
-            let query = self.0.statements.give_back.query().bind(digest).bind(&token).bind(span_millis(REMEMBERED));
-            query.bind("give back").execute(self.0.pools.own()).await
-        };
-        if retried(give_back).await?.rows_affected() > 0 {
-            return Ok(Held::No);
-        }
-        // If the claim has arrived since, it is there now.
-        self.held(release).await
+        release(&self.0, BatchedRelease { digest: digest(key), token: token_text(token) }).await
     }
 
     async fn extend(&self, key: &RecordKey, ttl: Duration) -> Result<Held, StoreError> {
@@ -259,13 +224,13 @@ impl Store for PostgresStore {
         }
         let digest = digest(key);
         let mut ended = pin!(self.0.listener.ended(self.0.pools.application(), &digest));
-        // The first poll must only subscribe. The waiter then looks at the key, which takes a connection, before it polls this
-        // future again: a connection that the first poll took would not be free for that look.
+        // The first poll must only subscribe. Before the waiter polls this future again, it looks at the key, which takes a
+        // connection. A connection that the first poll took would not be free for that look.
         if poll!(ended.as_mut()).is_ready() {
             return;
         }
         tokio::task::yield_now().await;
-        // A holder notifies only if a mark says that a request waits. Each look sets the mark again.
+        // The holder of the claim notifies only if a mark says that a request waits. Each look sets the mark again.
         let _ = self.0.statements.await_end.query().bind(digest).execute(self.0.pools.own()).await;
         ended.await;
     }

@@ -73,8 +73,8 @@ impl TransactionalStore<Postgres> for PostgresStore {
             let begun = InTransaction::new(self.0.pools.shared());
             let statements = begun.begin(isolation, Some(&try_locks(requests, asked_for, lock_of_key)));
             let mut open = self.0.pools.begin(statements, begun.clone()).await?;
-            // Looked for again under the locks, since the request that held them may have recorded meanwhile; and outside of
-            // the transaction, whose snapshot may be older than its locks, as its isolation has it.
+            // This reads the key again under the locks, because the request that held them may have recorded in the meantime. It
+            // reads outside of the transaction: depending on the isolation, the transaction's snapshot may be older than its locks.
             let (locked, existing) = tokio::join!(
                 sqlx::query_as::<_, (String, String, String)>(LOCKED)
                     .persistent(!self.0.pools.is_pooled())
@@ -135,7 +135,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
             if !has_ended {
                 return Err(StoreError::unavailable("the transaction has not ended yet"));
             }
-            // Outside of the transaction, whose snapshot may be older than its lock.
+            // Outside of the transaction, because the transaction's snapshot may be older than its lock.
             let query = self.0.statements.completed_by.query().bind(digest(key)).bind(token_text(token));
             let row = query.fetch_one(self.0.pools.own()).await.map_err(store_error)?;
             let _ = open.roll_back().await;
@@ -144,7 +144,7 @@ impl TransactionalStore<Postgres> for PostgresStore {
     }
 }
 
-/// What the key has. A server that was demoted follows another one, or nothing: it may lack what the key has by now.
+/// Returns the state of the key. A server that was demoted may lack the newest state, whether it follows another server or not.
 async fn existing(inner: &Inner, key: &RecordKey) -> Result<Option<StoredState>, StoreError> {
     for _ in 0..2 {
         let row = inner.statements.existing.query().bind(digest(key)).fetch_one(inner.pools.own()).await;
@@ -152,7 +152,7 @@ async fn existing(inner: &Inner, key: &RecordKey) -> Result<Option<StoredState>,
         let is_there = row.text("state")?.is_some();
         let existing = is_there.then(|| StoredState::from_row(&row)).transpose()?;
         let follows: bool = sqlx::Row::try_get(&row, "follows").map_err(store_error)?;
-        // A record never changes.
+        // A record never changes, so an outdated server may return it.
         if !follows || matches!(existing, Some(StoredState::Completed(_))) {
             return Ok(existing);
         }
@@ -161,7 +161,7 @@ async fn existing(inner: &Inner, key: &RecordKey) -> Result<Option<StoredState>,
     Err(StoreError::unavailable("the server was demoted: it follows another one"))
 }
 
-/// The request that holds the lock of the key, as far as its own lock tells.
+/// Returns the request that holds the lock of the key, as far as the request's own lock shows it.
 async fn holder(
     inner: &Inner,
     open: &mut Open<Postgres>,

@@ -1,6 +1,6 @@
-//! A call that waits for a connection of the pool, and finds out meanwhile whether the server lives.
+//! A call that waits for a connection of the pool also finds out whether the server is alive.
 //!
-//! sqlx connects again and again while a server has no place for another connection, and does not tell why the call waits.
+//! If a server has no place for another connection, sqlx tries again and again, and does not report why the call waits.
 
 use std::pin::pin;
 
@@ -16,17 +16,17 @@ use crate::store::postgres::pooler::ALIVE_WITHIN;
 use crate::store::shortage;
 use crate::sync::tokio::time::Instant;
 
-/// One call at a time opens a connection beside the pool.
+/// Lets one call at a time open a connection outside of the pool.
 #[derive(Default)]
 pub(super) struct Waiting(Mutex<()>);
 
 impl Waiting {
-    /// A connection of the pool.
+    /// Takes a connection of the pool.
     pub(super) async fn acquire(&self, pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         let mut acquiring = pin!(pool.acquire());
         let Some(call) = Call::current() else { return acquiring.await };
         let (limit, since) = (call.limit().min(pool.options().get_acquire_timeout()), Instant::now());
-        // Late: most often, the connection is on its way, and the processors are busy.
+        // The test begins late, because most often the connection is being opened and the processors are busy.
         if let Ok(acquired) = timeout(limit / 4 * 3, &mut acquiring).await {
             return acquired;
         }

@@ -30,7 +30,7 @@ CREATE TABLE idempotency_records (
     state TEXT NOT NULL,         -- 'claimed' or 'completed'
     fingerprint TEXT NOT NULL,   -- SHA-256, 64 hexadecimal digits
     token TEXT NOT NULL,         -- of the claim, kept by its record, 32 hexadecimal digits
-    attempt INTEGER NOT NULL,    -- 1, and one more for each claim whose lease ran out
+    attempt INTEGER NOT NULL,    -- 1, and one more for each claim whose lease expired
     lease_id INTEGER,            -- of the claim, in the file of leases
     clock INTEGER NOT NULL DEFAULT 0,    -- of the times of a claim; 0 is that of no process
     renewals INTEGER NOT NULL DEFAULT 0, -- of the claim, as far as this row tells

@@ -1,4 +1,5 @@
 mod answers;
+mod batches;
 mod connections;
 mod given_back;
 mod poolers;

@@ -181,7 +181,7 @@ async fn waiter_elsewhere_is_notified_and_holds_no_connection() {
         let _ = here.claim(&key, claim).await.expect("the store claims");
         // It never looks by itself: only a notification wakes it.
         let waiters = join_all((0..20).map(|_| there.changed(&key)));
-        let end = async {
+        let end = Box::pin(async {
             // With the waiters' wish in the row, and the only connection free again.
             let awaited = "SELECT awaited FROM idempotency.records WHERE key = $1";
             let awaited = async || sqlx::query_scalar(awaited).bind(key.as_str()).fetch_one(here.pool()).await;
@@ -192,7 +192,7 @@ async fn waiter_elsewhere_is_notified_and_holds_no_connection() {
                 _ => here.release(&key, claim.token).await,
             };
             assert_eq!(held.expect("the store answers"), Held::Yes);
-        };
+        });
         let waited = tokio::time::timeout(PATIENCE, async { tokio::join!(waiters, end) }).await;
         assert!(waited.is_ok(), "the waiters are woken when the holder {ends}");
     }
