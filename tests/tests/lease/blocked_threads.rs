@@ -280,6 +280,8 @@ async fn first_runtime_leaves(store: impl StoreAdmin, store_elsewhere: impl Stor
     drop(first);
 }
 
+// Each pair is two tests, so that a failure names the store and what happens to the runtime.
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_runtime_that_is_not_driven_ends_no_lease_in_memory() {
     let store = MemoryStore::new();
