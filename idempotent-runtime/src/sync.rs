@@ -4,7 +4,7 @@
 //! All code whose order decides a race must use these types. Other code, such as a counter that wakes no waiters, need
 //! not use them: the checker does not switch threads there.
 
-use std::sync::PoisonError;
+use std::sync::{LockResult, PoisonError};
 
 #[cfg(all(test, shuttle))]
 pub(crate) use crate::concurrency_tests::primitives::*;
@@ -13,7 +13,12 @@ pub(crate) use crate::sync::real::*;
 
 /// Locks a mutex under which no code of this crate panics.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    unpoisoned(mutex.lock())
+}
+
+/// What any other lock contains under which no code of this crate panics.
+pub(crate) fn unpoisoned<T>(locked: LockResult<T>) -> T {
+    locked.unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(not(all(test, shuttle)))]

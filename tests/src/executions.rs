@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::{Answer, PATIENCE, Server, eventually};
+use crate::{Answer, PATIENCE, Server, eventually, lock};
 
 /// How often the handlers have executed each key.
 #[derive(Clone, Default)]
@@ -16,7 +16,7 @@ pub struct Executions(Arc<Mutex<HashMap<String, usize>>>);
 impl Executions {
     /// Counts one execution of `key` and returns its number.
     pub fn count(&self, key: &str) -> usize {
-        let mut executions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut executions = lock(&self.0);
         let count = executions.entry(key.to_owned()).or_default();
         *count += 1;
         *count
@@ -24,7 +24,7 @@ impl Executions {
 
     /// The number of all executions.
     pub fn total(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+        lock(&self.0).values().sum()
     }
 
     /// Waits until ten more executions have been counted, so that a fault that begins now meets requests in flight.
@@ -35,7 +35,7 @@ impl Executions {
 
     /// The keys that were executed more than once.
     pub fn repeated(&self) -> Vec<(String, usize)> {
-        let executions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let executions = lock(&self.0);
         executions.iter().filter(|(_, count)| **count > 1).map(|(key, count)| (key.clone(), *count)).collect()
     }
 }

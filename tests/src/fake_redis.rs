@@ -1,9 +1,11 @@
 //! A server that speaks Redis's protocol, answers as the test decides, and remembers what it received.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::lock;
 
 /// A fake Redis that listens on loopback until its Tokio runtime ends.
 pub struct FakeRedis {
@@ -37,7 +39,7 @@ impl FakeRedis {
 
     /// Everything that it received, as text.
     pub fn heard(&self) -> String {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.heard).clone()
     }
 }
 
@@ -50,7 +52,7 @@ async fn serve(mut client: TcpStream, answer: Arc<impl Fn(&[String]) -> String>,
     let (mut text, mut buffer) = (String::new(), vec![0; 65536]);
     while let Ok(length @ 1..) = client.read(&mut buffer).await {
         let sent = String::from_utf8_lossy(&buffer[..length]);
-        all.lock().unwrap_or_else(PoisonError::into_inner).push_str(&sent);
+        lock(&all).push_str(&sent);
         text.push_str(&sent);
         while let Some((words, rest)) = first_command(&text) {
             text = rest;

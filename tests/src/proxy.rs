@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -11,6 +11,8 @@ use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use crate::lock;
 
 /// What the proxy does, with open connections and with new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,22 +162,22 @@ impl Proxy {
 
     /// Strands the one connection that sends this text next. The text does not arrive.
     pub fn strand_before(&self, text: &'static str) {
-        *self.line.stranding.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        *lock(&self.line.stranding) = Some(text);
     }
 
     /// Loses the next COMMIT or its answer.
     pub fn lose(&self, loss: Loss) {
-        *self.line.loss.lock().unwrap_or_else(PoisonError::into_inner) = Some(loss);
+        *lock(&self.line.loss) = Some(loss);
     }
 
     /// Whether the [`Loss`] has happened.
     pub fn has_lost(&self) -> bool {
-        self.line.loss.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        lock(&self.line.loss).is_none()
     }
 
     /// Leads new connections to another server.
     pub fn lead_to(&self, address: impl Into<String>) {
-        *self.line.target.lock().unwrap_or_else(PoisonError::into_inner) = Target::Address(address.into());
+        *lock(&self.line.target) = Target::Address(address.into());
     }
 }
 
@@ -206,7 +208,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Runs until one side closes or the proxy breaks the connection. Both connections close when it returns.
 async fn relay(client: Box<dyn Stream>, line: Line) {
-    let target = line.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let target = lock(&line.target).clone();
     let server: io::Result<Box<dyn Stream>> = match target {
         Target::Socket(socket) => UnixStream::connect(socket).await.map(|stream| Box::new(stream) as Box<dyn Stream>),
         Target::Address(address) => TcpStream::connect(address).await.map(|stream| Box::new(stream) as Box<dyn Stream>),
@@ -242,14 +244,14 @@ async fn carry_requests(
     while let Some(length) = read(&mut from, &mut buffer, &mut mode).await {
         let sent = &buffer[..length];
         if sent.windows(7).any(|bytes| bytes == b"COMMIT\0") {
-            match line.loss.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            match lock(&line.loss).take() {
                 Some(Loss::Request) => return,
                 Some(Loss::Answer) => commit_has_no_answer.store(true, Ordering::Relaxed),
                 None => {}
             }
         }
         let strands = |text: &mut &str| sent.windows(text.len()).any(|bytes| bytes == text.as_bytes());
-        if line.stranding.lock().unwrap_or_else(PoisonError::into_inner).take_if(|text| strands(text)).is_some() {
+        if lock(&line.stranding).take_if(|text| strands(text)).is_some() {
             return std::future::pending().await;
         }
         if !may_pass(&mut mode).await || to.write_all(sent).await.is_err() {

@@ -1,4 +1,5 @@
 //! Handlers that one macro call emits into several `impl` blocks have the same default scope, and `install` reports it.
+//! `tests/tests/process/shared_default_scope.rs` has the same handlers below a layer.
 
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{InstallError, idempotent};

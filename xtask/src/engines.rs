@@ -196,7 +196,7 @@ impl Engine {
             if let Some(server) = server {
                 step = step.env(self.kind.variable(), server);
             }
-            passed += step.run_tests()?;
+            passed += step.run_tests()?.passed;
         }
         Ok(passed)
     }

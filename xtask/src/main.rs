@@ -23,6 +23,7 @@ mod supply_chain;
 mod workspace;
 
 use std::process::ExitCode;
+use std::time::Instant;
 use std::{env, iter};
 
 use self::step::{Failure, Step};
@@ -125,6 +126,7 @@ fn on_the_workspace(check: fn(&Workspace) -> Result<(), Failure>) -> Result<(), 
 }
 
 fn test() -> Result<(), Failure> {
+    let begun = Instant::now();
     prerequisites::install()?;
     let workspace = Workspace::read()?;
     release::changelog_has_a_chapter(&workspace)?;
@@ -144,11 +146,16 @@ fn test() -> Result<(), Failure> {
     public_api::check(&workspace)?;
     // Run the runtime's tests in a separate build: in a build with other packages, cargo would enable their features
     // too.
-    let mut passed = cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run_tests()?;
-    passed += all_tests::run()?;
-    passed += concurrency::run("")?;
+    let own = cargo("the runtime's own tests, default features", "test -p idempotent-runtime").run_tests()?;
+    let all = all_tests::run()?;
+    let passed = own.passed + all.passed + concurrency::run("")?;
     supply_chain::check()?;
-    println!("\nEverything is green: {passed} tests ran.");
+    println!("\nThe slowest programs:");
+    for (program, seconds) in all.slowest(5) {
+        println!("  {seconds:>5.0} s  {program}");
+    }
+    let seconds = begun.elapsed().as_secs();
+    println!("\nEverything is green: {passed} tests ran in {} min {} s.", seconds / 60, seconds % 60);
     Ok(())
 }
 

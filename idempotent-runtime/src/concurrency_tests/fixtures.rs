@@ -1,7 +1,7 @@
 //! The values that the concurrency tests send to a store, and a store that counts its calls.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::StatusCode;
@@ -17,6 +17,7 @@ use crate::store::memory::store::MemoryStore;
 use crate::store::resolution::{Resolution, Resolved};
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::yield_now;
+use crate::sync::unpoisoned;
 
 pub(super) const LEASE: Duration = Duration::from_secs(30);
 pub(super) const TTL: Duration = Duration::from_hours(1);
@@ -81,7 +82,7 @@ impl CountingStore {
     }
 
     fn renewals(&self, key: &RecordKey) -> usize {
-        let renewed = self.calls.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = unpoisoned(self.calls.renewed.lock());
         renewed.iter().filter(|renewed| *renewed == key).count()
     }
 }
@@ -102,7 +103,7 @@ impl Store for CountingStore {
         yield_now().await;
         // This comes last: a test that advances the clock must not do so before this call has ended, because the call
         // has a time limit.
-        self.calls.renewed.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
+        unpoisoned(self.calls.renewed.lock()).push(key.clone());
         self.calls.renewal.notify_one();
         Ok(held)
     }

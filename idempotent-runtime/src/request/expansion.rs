@@ -3,7 +3,7 @@
 
 use std::future;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use axum::response::{IntoResponse, Response};
@@ -19,6 +19,7 @@ use crate::request::identify::Gate;
 use crate::request::input::RequestInput;
 use crate::request::response_mark::without_mark;
 use crate::request::run::{Stage, start};
+use crate::sync::unpoisoned;
 
 /// Opens the gate to an annotated handler for one request. The attribute's expansion calls this.
 pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guarded<B, M>) -> (OpenGate, Extracted<B>) {
@@ -31,7 +32,7 @@ fn open_request(
     extraction: Extraction,
 ) -> OpenGate {
     let (input, extracting) = request.unzip();
-    let extracting = extracting.map(|extracting| extracting.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let extracting = extracting.map(|extracting| unpoisoned(extracting.into_inner()));
     let is_before_claim = match extraction {
         Extraction::BeforeClaim => true,
         Extraction::UnderClaim => false,

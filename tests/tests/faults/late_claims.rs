@@ -10,7 +10,7 @@ use axum::routing::post;
 use idempotent_runtime::store::RedisStore;
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Runs, Server};
+use idempotent_tests::{Runs, Server, lock};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -47,7 +47,7 @@ impl LateLine {
                 read = client.read(&mut request) => {
                     let Ok(length @ 1..) = read else { return };
                     if self.keeps(&request[..length]) {
-                        self.0.lock().expect("no test panics under it").kept = Some((request[..length].to_vec(), server));
+                        lock(&self.0).kept = Some((request[..length].to_vec(), server));
                         return;
                     }
                     if server.write_all(&request[..length]).await.is_err() { return }
@@ -62,16 +62,16 @@ impl LateLine {
 
     fn keeps(&self, request: &[u8]) -> bool {
         let is_script = request.windows(7).any(|bytes| bytes == b"EVALSHA");
-        is_script && std::mem::take(&mut self.0.lock().expect("no test panics under it").keeps_next)
+        is_script && std::mem::take(&mut lock(&self.0).keeps_next)
     }
 
     fn keep_next(&self) {
-        self.0.lock().expect("no test panics under it").keeps_next = true;
+        lock(&self.0).keeps_next = true;
     }
 
     /// Delivers the script that was held back, and waits until the server has answered it.
     async fn deliver(&self) {
-        let kept = self.0.lock().expect("no test panics under it").kept.take();
+        let kept = lock(&self.0).kept.take();
         let (request, mut server) = kept.expect("a script was kept");
         server.write_all(&request).await.expect("the connection to the server is there");
         assert_ne!(server.read(&mut [0; 1024]).await.expect("the server answers"), 0);

@@ -13,7 +13,7 @@ use futures_util::{Stream, stream};
 use idempotent_runtime::store::{RedisStore, RedisStoreBuilder};
 use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
-use idempotent_tests::{Answer, Mode, Proxy, Runs, Server, eventually};
+use idempotent_tests::{Answer, Mode, Proxy, Runs, Server, eventually, lock};
 use redis::RedisResult;
 use redis::auth::{BasicAuth, StreamingCredentialsProvider};
 
@@ -102,13 +102,13 @@ struct Passwords(Arc<Mutex<String>>);
 
 impl Passwords {
     fn set(&self, password: &str) {
-        password.clone_into(&mut self.0.lock().expect("no test panics under it"));
+        password.clone_into(&mut lock(&self.0));
     }
 }
 
 impl StreamingCredentialsProvider for Passwords {
     fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
-        let password = self.0.lock().expect("no test panics under it").clone();
+        let password = lock(&self.0).clone();
         Box::pin(stream::iter([Ok(BasicAuth::new("app".to_owned(), password))]))
     }
 }

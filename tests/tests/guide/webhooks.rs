@@ -16,6 +16,8 @@ use idempotent_runtime::{Registry, idempotent};
 use idempotent_tests::{Answer, Server, answer};
 use sha2::Sha256;
 
+// The extractors resemble each other: a program copies the one of its provider.
+
 // The page has the following code, word for word.
 
 /// The secrets that are shared with the senders.

@@ -16,7 +16,7 @@ use axum::routing::post;
 use idempotent_runtime::store::{EntryState, MemoryStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{AfterCrash, IdempotencyLayer, Policy, RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Fault, FaultyStore, PATIENCE, Runs, Server, answer, eventually};
+use idempotent_tests::{Fault, FaultyStore, PATIENCE, Runs, Server, answer, eventually, lock};
 use sqlx::Sqlite;
 use tokio::sync::{Notify, mpsc};
 use tower::ServiceExt;
@@ -188,7 +188,7 @@ type Kept = Arc<Mutex<Option<Request>>>;
 
 #[idempotent(scope = "ending-kept", shared_scope, on_store_error = "run")]
 async fn keeps(State((_, kept)): State<(Runs, Kept)>, request: Request) -> StatusCode {
-    *kept.lock().expect("nothing panics") = Some(request);
+    *lock(&kept) = Some(request);
     StatusCode::ACCEPTED
 }
 
@@ -209,7 +209,7 @@ async fn request_kept_by_an_unguarded_handler_claims_its_key() {
     assert_eq!(server.post_with_key("/", "k").await.status, StatusCode::ACCEPTED);
     store.on_get(Fault::None);
     store.on_claim(Fault::None);
-    let request = kept.lock().expect("nothing panics").take().expect("it is kept");
+    let request = lock(&kept).take().expect("it is kept");
     assert_eq!(text(later.oneshot(request).await.expect("a router answers")).await, "run 1");
     let entry = store.get(&RecordKey::new("ending-kept", None, "k")).await.expect("the store answers");
     assert!(entry.is_some_and(|entry| matches!(entry.state, EntryState::Completed { .. })));

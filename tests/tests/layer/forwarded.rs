@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::{MemoryStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, PolicyBuilder, RecordKey, Registry, Tx, idempotent};
-use idempotent_tests::{Runs, Server, answer};
+use idempotent_tests::{Runs, Server, answer, lock};
 use sqlx::Sqlite;
 use tower::ServiceExt;
 
@@ -288,7 +288,7 @@ type Kept = std::sync::Arc<std::sync::Mutex<Option<Request>>>;
 
 #[idempotent(scope = "keeps")]
 async fn keeps(State((runs, kept)): State<(Both, Kept)>, request: Request) -> String {
-    *kept.lock().expect("no test panics in it") = Some(request);
+    *lock(&kept) = Some(request);
     format!("run {}", runs.outer.run().await)
 }
 
@@ -302,7 +302,7 @@ async fn a_request_forwarded_after_its_response_gets_a_replay() {
         .layer(Registry::new(store).layer());
     let server = Server::start(app.clone()).await;
     assert_eq!(server.post_with_key("/", "k").await.text(), "run 1");
-    let request = kept.lock().expect("no test panics in it").take().expect("the handler has kept it");
+    let request = lock(&kept).take().expect("the handler has kept it");
     let late = app.oneshot(request).await.expect("a router answers");
     assert!(late.headers().contains_key("idempotent-replayed"), "{late:?}");
     assert_eq!(runs.started(), (1, 0));

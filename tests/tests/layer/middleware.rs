@@ -12,7 +12,7 @@ use axum::routing::post;
 use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, RecordKey, Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Runs, Server};
+use idempotent_tests::{Runs, Server, lock};
 use sqlx::Sqlite;
 
 fn layer(scope: &str, registry: &Registry) -> IdempotencyLayer {
@@ -40,7 +40,7 @@ async fn middleware_has_the_downstream_key_of_its_handler() {
             async move {
                 let response = next.run(request).await;
                 let key = (idempotency.key().map(str::to_owned), idempotency.downstream_key("audit"));
-                kept.lock().expect("nothing panics").push(key);
+                lock(&kept).push(key);
                 response
             }
         };
@@ -52,7 +52,7 @@ async fn middleware_has_the_downstream_key_of_its_handler() {
         for is_replay in [false, true] {
             assert_eq!(server.post_with_key("/", "k").await.is_replay(), is_replay);
         }
-        let seen = seen.lock().expect("nothing panics").clone();
+        let seen = lock(&seen).clone();
         assert_eq!((seen.len(), seen[0].0.as_deref()), (2, Some("k")));
         assert_eq!(seen[0], seen[1], "{is_beneath_a_layer}");
     }

@@ -1,7 +1,7 @@
 //! To which handler a step belongs, under one claim, in one attempt and in several: no handler gets the result of
 //! another one.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -12,7 +12,7 @@ use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, Registry, StepError, StepErrorKind, idempotent};
-use idempotent_tests::{Answer, Runs, Server, answer};
+use idempotent_tests::{Answer, Runs, Server, answer, lock};
 use tokio::sync::{Notify, mpsc};
 use tower::ServiceExt;
 
@@ -230,10 +230,6 @@ async fn pay_orders(State(seen): State<Seen>, _: Bytes) -> StatusCode {
         payments.clone().oneshot(request).await.expect("a router answers");
     }
     if lock(&seen).len() > 2 { StatusCode::CREATED } else { StatusCode::INTERNAL_SERVER_ERROR }
-}
-
-fn lock(seen: &Seen) -> MutexGuard<'_, Vec<String>> {
-    seen.lock().expect("nothing panics")
 }
 
 /// Otherwise the bank would take the second payment for a repetition of the first one.

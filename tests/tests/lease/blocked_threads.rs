@@ -17,7 +17,7 @@ use idempotent_runtime::store::{Held, MemoryStore, PostgresStore, Store, StoreAd
 use idempotent_runtime::{Idempotency, RecordKey, Registry, idempotent};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::stores::sqlite;
-use idempotent_tests::{Executions, Runs, Server, Wrapped, Wrapper, answer};
+use idempotent_tests::{Executions, Runs, Server, Wrapped, Wrapper, answer, lock};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
@@ -53,7 +53,7 @@ struct Blocked {
 
 impl Thread {
     fn block(&self) {
-        let mut state = self.state.lock().expect("no thread panics");
+        let mut state = lock(&self.state);
         state.has_begun = true;
         self.changed.notify_all();
         // It continues by itself after some time, so that a failing test ends.
@@ -64,7 +64,7 @@ impl Thread {
     async fn until_blocked(self: &Arc<Self>) {
         let thread = Arc::clone(self);
         let waiting = tokio::task::spawn_blocking(move || {
-            let state = thread.state.lock().expect("no thread panics");
+            let state = lock(&thread.state);
             let (state, _) = thread
                 .changed
                 .wait_timeout_while(state, 10 * LEASE, |state| !state.has_begun)
@@ -75,7 +75,7 @@ impl Thread {
     }
 
     fn unblock(&self) {
-        self.state.lock().expect("no thread panics").may_end = true;
+        lock(&self.state).may_end = true;
         self.changed.notify_all();
     }
 }
@@ -279,6 +279,8 @@ async fn first_runtime_leaves(store: impl StoreAdmin, store_elsewhere: impl Stor
     assert_eq!(sleeping.await.expect("it is answered").text(), "slept");
     drop(first);
 }
+
+// Each pair is two tests, so that a failure names the store and what happens to the runtime.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_runtime_that_is_not_driven_ends_no_lease_in_memory() {

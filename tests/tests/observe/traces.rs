@@ -12,7 +12,7 @@ use axum::response::Response;
 use axum::routing::post;
 use futures_util::stream;
 use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::{Fault, FaultyStore, PATIENCE, Runs, Server, alone};
+use idempotent_tests::{Fault, FaultyStore, PATIENCE, Runs, Server, alone, lock};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Instrument, Subscriber};
 use tracing_subscriber::Layer;
@@ -35,7 +35,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Collector {
         event.record(&mut message);
         let spans = context.event_scope(event).into_iter().flat_map(Scope::from_root);
         let spans = spans.map(|span| (span.name(), span.id().into_u64())).collect();
-        self.0.lock().expect("not poisoned").push(Seen { message: message.0, spans });
+        lock(&self.0).push(Seen { message: message.0, spans });
     }
 }
 
@@ -63,7 +63,7 @@ fn collector() -> &'static Collector {
 
 /// The spans around these events of one request. All of the events must have been logged.
 fn spans_of(messages: &[&str]) -> BTreeSet<Vec<(&'static str, u64)>> {
-    let seen = collector().0.lock().expect("not poisoned").clone();
+    let seen = lock(&collector().0).clone();
     let spans = messages.iter().map(|message| {
         let event = seen.iter().find(|seen| seen.message.contains(message));
         event.unwrap_or_else(|| panic!("no event `{message}` in {seen:#?}")).spans.clone()
@@ -105,9 +105,7 @@ async fn handler_without_client_keeps_the_spans_of_its_request() {
     runs.until_started(1).await;
     drop(connection);
     idempotent_tests::eventually(
-        async || {
-            collector().0.lock().expect("not poisoned").iter().any(|seen| seen.message.contains("client disconnected"))
-        },
+        async || lock(&collector().0).iter().any(|seen| seen.message.contains("client disconnected")),
         |has_left| *has_left,
     )
     .await;

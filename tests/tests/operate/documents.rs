@@ -203,17 +203,3 @@ fn every_test_file_belongs_to_one_of_twelve_programs() {
     assert_eq!(lost, Vec::<String>::new(), "files that no program runs, or subjects that the page leaves out");
     assert!(programs.len() <= 12, "{programs:?}");
 }
-
-#[test]
-fn no_name_of_a_test_is_longer_than_sixty_characters() {
-    let long = |source: &str| -> Vec<String> {
-        let names = source.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
-        names.filter(|name| name.len() > 60 && !name.contains(' ')).map(str::to_owned).collect()
-    };
-    for folder in [folders(&root().join("tests/tests")), folders(&root().join("tests/chaos/tests"))].concat() {
-        for file in fs::read_dir(&folder).expect("the folder is there").flatten() {
-            let source = fs::read_to_string(file.path()).unwrap_or_default();
-            assert_eq!(long(&source), Vec::<String>::new(), "{}", file.path().display());
-        }
-    }
-}

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
 use axum::http::StatusCode;
+use idempotent_tests::lock;
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<&'static str>>>);
@@ -23,7 +24,7 @@ impl Noted {
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        self.1.0.lock().expect("not poisoned").push(self.0);
+        lock(&self.1.0).push(self.0);
     }
 }
 
@@ -71,7 +72,7 @@ fn dropped(handler: impl Future, log: &Log, polls: usize) -> Vec<&'static str> {
         }
     }
     drop(handler);
-    std::mem::take(&mut *log.0.lock().expect("not poisoned"))
+    std::mem::take(&mut *lock(&log.0))
 }
 
 macro_rules! compare {

@@ -13,7 +13,7 @@ use axum::routing::{delete, post};
 use axum::{Json, Router};
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{Registry, idempotent};
-use idempotent_tests::{Answer, Runs, Server, answer};
+use idempotent_tests::{Answer, Runs, Server, answer, lock};
 use serde::{Deserialize, Deserializer};
 
 /// A shop with rows, and with proofs that can be used once.
@@ -43,7 +43,7 @@ impl FromRequestParts<Shop> for Row {
 
     async fn from_request_parts(parts: &mut Parts, shop: &Shop) -> Result<Self, StatusCode> {
         let Path(id) = Path::<u32>::from_request_parts(parts, shop).await.map_err(|_| StatusCode::BAD_REQUEST)?;
-        let is_there = shop.rows.lock().expect("not poisoned").contains(&id);
+        let is_there = lock(&shop.rows).contains(&id);
         is_there.then_some(Self(id)).ok_or(StatusCode::NOT_FOUND)
     }
 }
@@ -56,7 +56,7 @@ impl FromRequestParts<Shop> for Proof {
 
     async fn from_request_parts(parts: &mut Parts, shop: &Shop) -> Result<Self, StatusCode> {
         let proof = parts.headers.get("x-proof").and_then(|proof| proof.to_str().ok()).ok_or(StatusCode::FORBIDDEN)?;
-        let mut used = shop.used_proofs.lock().expect("not poisoned");
+        let mut used = lock(&shop.used_proofs);
         if used.iter().any(|one| one == proof) {
             return Err(StatusCode::FORBIDDEN);
         }
@@ -80,13 +80,13 @@ impl FromRequest<Shop> for FreeName {
 
 #[idempotent(scope = "extraction-rows", claim_after = _user)]
 async fn remove(State(shop): State<Shop>, _user: User, Row(id): Row) -> StatusCode {
-    shop.rows.lock().expect("not poisoned").remove(&id);
+    lock(&shop.rows).remove(&id);
     StatusCode::NO_CONTENT
 }
 
 #[idempotent(scope = "extraction-rows-none", claim_after = none, cache = [204, 404])]
 async fn remove_in_any_case(Row(id): Row, State(shop): State<Shop>) -> StatusCode {
-    shop.rows.lock().expect("not poisoned").remove(&id);
+    lock(&shop.rows).remove(&id);
     StatusCode::NO_CONTENT
 }
 
@@ -127,7 +127,7 @@ async fn repeated_delete_whose_extractor_loads_replays_its_204() {
     let another = delete_row(&server, "/rows/7", "another").await;
     assert_eq!((another.status, another.is_replay()), (StatusCode::NOT_FOUND, false));
 
-    shop.rows.lock().expect("not poisoned").insert(7);
+    lock(&shop.rows).insert(7);
     let freed = delete_row(&server, "/rows/7", "another").await;
     assert_eq!((freed.status, freed.is_replay()), (StatusCode::NO_CONTENT, false), "404 has freed the key");
 }
@@ -136,7 +136,7 @@ async fn repeated_delete_whose_extractor_loads_replays_its_204() {
 async fn rejection_after_the_claim_is_recorded_by_its_status() {
     let (shop, server) = shop(Runs::free()).await;
     assert_eq!(delete_row(&server, "/any-rows/8", "k").await.status, StatusCode::NOT_FOUND);
-    shop.rows.lock().expect("not poisoned").insert(8);
+    lock(&shop.rows).insert(8);
     let replay = delete_row(&server, "/any-rows/8", "k").await;
     assert_eq!((replay.status, replay.is_replay()), (StatusCode::NOT_FOUND, true));
     assert_eq!(delete_row(&server, "/any-rows/8", "another").await.status, StatusCode::NO_CONTENT);
@@ -157,7 +157,7 @@ async fn single_use_proof_is_consumed_once() {
         assert_eq!((answer.status, answer.text(), answer.is_replay()), (StatusCode::CREATED, "ada", is_replay));
     }
     assert_eq!(sign_up("another").await.status, StatusCode::FORBIDDEN, "another request shows a proof that was used");
-    assert_eq!(*shop.used_proofs.lock().expect("not poisoned"), ["captcha"]);
+    assert_eq!(*lock(&shop.used_proofs), ["captcha"]);
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn authentication_stands_before_every_replay() {
     assert_eq!((stranger.status, stranger.is_replay()), (StatusCode::UNAUTHORIZED, false));
     let stranger = answer(server.post("/users").header("idempotency-key", "k").header("x-proof", "p")).await;
     assert_eq!(stranger.status, StatusCode::UNAUTHORIZED);
-    assert!(shop.used_proofs.lock().expect("not poisoned").is_empty());
+    assert!(lock(&shop.used_proofs).is_empty());
 }
 
 #[tokio::test]

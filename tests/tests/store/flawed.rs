@@ -10,6 +10,7 @@ use idempotent_runtime::store::{
     Store, StoreAdmin, StoreError, Token, UnknownOutcomes,
 };
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
+use idempotent_tests::lock;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
@@ -102,7 +103,7 @@ impl Flawed {
     }
 
     fn forget_what_was_given_back(&self, key: &RecordKey) {
-        self.forgotten.lock().expect("no test panics in here").insert(key.clone());
+        lock(&self.forgotten).insert(key.clone());
     }
 
     /// Purges and claims the key, and returns the token. A write with it succeeds, as in a store that compares no
@@ -155,7 +156,7 @@ impl Flawed {
 impl Store for Flawed {
     async fn claim(&self, key: &RecordKey, mut request: ClaimRequest) -> Result<Claim, StoreError> {
         let key = self.key(key);
-        let has_forgotten = self.forgotten.lock().expect("no test panics in here").contains(&key);
+        let has_forgotten = lock(&self.forgotten).contains(&key);
         if self.has(Flaw::ForgetsTheToken) || has_forgotten && request.after_crash == AfterCrash::Reject {
             request.token = Token::unique();
         }

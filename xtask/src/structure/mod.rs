@@ -1,84 +1,72 @@
 //! Checks the structure of the runtime. Data flows in one direction: no file depends on itself through others, no
-//! folder imports a folder above it, and each import names the module that defines its item. No function of the
-//! runtime or the attribute is too long.
+//! folder imports a folder above it, and each import names the module that defines its item. No function of this
+//! repository is too long, and no name of one.
 //!
 //! A file depends on the files that it imports, and on the files that contain the methods that it calls. An `impl` can
 //! be in another file than its type, and then no import names that file.
 
 mod code;
+mod folders;
 mod functions;
 mod methods;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::step::Failure;
 use crate::structure::code::{code, defining_module, paths};
-use crate::structure::functions::too_long;
+use crate::structure::folders::{both_ways, is_above};
+use crate::structure::functions::long_functions;
 use crate::structure::methods::methods_elsewhere;
+use crate::workspace::root;
 
-const NAME: &str = "the structure of the runtime";
-const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../idempotent-runtime/src");
-const SOURCES_OF_ATTRIBUTE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../idempotent-macros/src");
+const NAME: &str = "the structure of the code";
+const RUNTIME: &str = "idempotent-runtime/src";
 
-/// A folder must not import the folders after it in this list. Not in the list are `record`, `observe` and `transaction`, which `store` imports and
-/// which import `store`; between files there is no circle there either.
-const LAYERS: [&str; 12] = [
-    "fingerprint",
-    "policy",
-    "rejection",
-    "store",
-    "lease",
-    "registry",
-    "step",
-    "request",
-    "layer",
-    "operate",
-    "inspector",
-    "openapi",
-];
-
+/// These tests may import whatever they test, and are in no build that users have.
 const CONCURRENCY_TESTS: &str = "concurrency_tests";
 
 /// The path of a file in the module tree; empty for the root of the crate.
 type Module = Vec<String>;
 
 pub(crate) fn check() -> Result<(), Failure> {
-    let mut files = BTreeMap::new();
-    read(Path::new(SOURCES), &[], &mut files)?;
-    let mut complaints = complaints(&files);
-    complaints.extend(long_functions(&files));
-    let mut of_attribute = BTreeMap::new();
-    read(Path::new(SOURCES_OF_ATTRIBUTE), &["idempotent-macros".to_owned()], &mut of_attribute)?;
-    complaints.extend(long_functions(&of_attribute));
-    if complaints.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::of(NAME, complaints.join("\n")))
+    let mut sources = BTreeMap::new();
+    read(root(), &mut sources)?;
+    let mut complaints = complaints(&runtime(&sources));
+    complaints.extend(sources.iter().flat_map(|(path, text)| {
+        let path = path.strip_prefix(root()).unwrap_or(path).display();
+        long_functions(text).map(move |complaint| format!("{path}: {complaint}"))
+    }));
+    if complaints.is_empty() { Ok(()) } else { Err(Failure::of(NAME, complaints.join("\n"))) }
 }
 
-fn read(folder: &Path, module: &[String], files: &mut BTreeMap<Module, String>) -> Result<(), Failure> {
+/// Reads the Rust files in a folder of this repository.
+fn read(folder: &Path, sources: &mut BTreeMap<PathBuf, String>) -> Result<(), Failure> {
     let failed = |path: &Path, error| Failure::of(NAME, format!("{}: {error}", path.display()));
     for entry in fs::read_dir(folder).map_err(|error| failed(folder, error))? {
         let path = entry.map_err(|error| failed(folder, error))?.path();
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let mut inner = module.to_vec();
-        if path.is_dir() {
-            // These tests may import whatever they test.
-            if stem != CONCURRENCY_TESTS {
-                inner.push(stem);
-                read(&path, &inner, files)?;
-            }
-        } else if path.extension().is_some_and(|extension| extension == "rs") && stem != "tests" {
-            if stem != "mod" && stem != "lib" {
-                inner.push(stem);
-            }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).map_err(|error| failed(&path, error))?;
-            files.insert(inner, text);
+            sources.insert(path, text);
+        } else if path.is_dir() && name != "target" && !name.starts_with('.') {
+            read(&path, sources)?;
         }
     }
     Ok(())
+}
+
+/// The files of the runtime by their places in the module tree, without files of tests.
+fn runtime(sources: &BTreeMap<PathBuf, String>) -> BTreeMap<Module, String> {
+    let module = |path: &PathBuf| {
+        let path = path.strip_prefix(root().join(RUNTIME)).ok()?.with_extension("");
+        let mut module: Module = path.iter().map(|segment| segment.to_string_lossy().into_owned()).collect();
+        module.pop_if(|name| name == "mod" || name == "lib");
+        let is_of_tests = module.iter().any(|name| name == CONCURRENCY_TESTS || name == "tests");
+        (!is_of_tests).then_some(module)
+    };
+    sources.iter().filter_map(|(path, text)| Some((module(path)?, text.clone()))).collect()
 }
 
 fn complaints(files: &BTreeMap<Module, String>) -> Vec<String> {
@@ -90,7 +78,6 @@ fn complaints(files: &BTreeMap<Module, String>) -> Vec<String> {
         let called = methods.iter().filter(|method| method.file != module && method.is_called_by(&code));
         let mut of_file: BTreeSet<Module> = called.map(|method| method.file.clone()).collect();
         for path in paths(&code) {
-            // This folder is in no build that users have.
             if path.first().is_some_and(|first| first == CONCURRENCY_TESTS) {
                 continue;
             }
@@ -113,24 +100,14 @@ fn complaints(files: &BTreeMap<Module, String>) -> Vec<String> {
         }
         dependencies.insert(module.clone(), of_file);
     }
-    if let Some(circle) = circle(&dependencies) {
-        let names: Vec<String> = circle.iter().map(|module| name(module)).collect();
-        complaints.push(format!("these files depend on each other in a circle: {}", names.join(" -> ")));
+    match circle(&dependencies) {
+        Some(circle) => {
+            let names: Vec<String> = circle.iter().map(|module| name(module)).collect();
+            complaints.push(format!("these files depend on each other in a circle: {}", names.join(" -> ")));
+        }
+        None => complaints.extend(both_ways(&dependencies)),
     }
     complaints
-}
-
-fn long_functions(files: &BTreeMap<Module, String>) -> impl Iterator<Item = String> {
-    files.iter().flat_map(|(module, text)| {
-        let told = |(function, lines)| format!("{}: `{function}` has {lines} lines: split it", name(module));
-        too_long(text).into_iter().map(told)
-    })
-}
-
-fn is_above(target: &[String], module: &[String]) -> bool {
-    let layer =
-        |module: &[String]| LAYERS.iter().position(|layer| module.first().is_some_and(|folder| folder == layer));
-    layer(module).is_some_and(|below| layer(target).is_some_and(|above| above > below))
 }
 
 fn name(module: &[String]) -> String {
@@ -223,6 +200,24 @@ mod tests {
     }
 
     #[test]
+    fn import_in_both_directions_between_folders_is_told() {
+        let files = files(&[
+            ("", ""),
+            ("a/x", "use crate::b::x::X;"),
+            ("b/x", ""),
+            ("b/y", "use crate::a::y::Y;\nuse crate::record::x::X;"),
+            ("a/y", "use crate::c;"),
+            ("c", ""),
+            ("record/y", "use crate::store::x::X;"),
+            ("record/x", ""),
+            ("store/x", ""),
+            ("store/y", "use crate::record::x::X;"),
+        ]);
+        let complaint = "the folders `a` and `b` depend on each other: move what both need down";
+        assert_eq!(complaints(&files)[..], [complaint]);
+    }
+
+    #[test]
     fn import_through_the_root_is_told() {
         let files = files(&[
             ("", "pub use crate::a::A;"),
@@ -233,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn runtime_has_no_complaint() {
+    fn repository_has_no_complaint() {
         assert_eq!(check().map_err(|failure| failure.to_string()), Ok(()));
     }
 

@@ -25,6 +25,7 @@ pub(super) struct NetworkEvent {
 ///
 /// The card network repeats an event until it sees a 2xx. It sends no `Idempotency-Key`: the key is the event's own id.
 /// [`Signed`] verifies the signature before the id is claimed.
+// Each operation is described by itself, so two descriptions look alike.
 #[utoipa::path(
     post,
     path = "/network-events",

@@ -21,6 +21,7 @@ use crate::user::User;
 /// A program with one database writes `Tx<Postgres>` in place of `Tx<DB>`, and `install` checks that the store is on it.
 /// With `Tx<Sqlite>` the handler holds SQLite's only write lock, also while the card network works: charges run
 /// one after another. That suits a service with few charges at a time; others want PostgreSQL.
+// Line for line as in `charges.rs`, apart from the ledger: no more changes with the guarantee.
 #[idempotent(scope = "charges", shared_scope, ttl = "24h", cache = [201, 402], caller = user.name)]
 pub(super) async fn create_charge<DB: LedgerDatabase>(
     State(app): State<App>,

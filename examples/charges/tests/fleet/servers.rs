@@ -1,9 +1,10 @@
 //! The server processes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use idempotent_tests::lock;
 use reqwest::Client;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -105,7 +106,7 @@ impl Fleet {
     }
 
     fn with_servers<T>(&self, ask: impl FnOnce(&mut Vec<Process>) -> T) -> T {
-        ask(&mut self.servers.lock().unwrap_or_else(PoisonError::into_inner))
+        ask(&mut lock(&self.servers))
     }
 }
 

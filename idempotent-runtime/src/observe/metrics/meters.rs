@@ -1,7 +1,7 @@
 //! The meters: one for each scope of the process.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::sync::{LazyLock, RwLock};
 use std::time::SystemTime;
 
 use ::tokio::sync::watch;
@@ -14,6 +14,7 @@ use crate::observe::metrics::names::{
 };
 use crate::observe::metrics::scope::Scope;
 use crate::policy::registration::written_policies;
+use crate::sync::unpoisoned;
 
 static ASKED_FOR: LazyLock<watch::Sender<()>> = LazyLock::new(|| watch::Sender::new(()));
 
@@ -43,10 +44,10 @@ impl Meters {
     }
 
     pub(super) fn scope(&self, name: &str) -> &'static Scope {
-        if let Some(scope) = self.scopes.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+        if let Some(scope) = unpoisoned(self.scopes.read()).get(name) {
             return scope;
         }
-        let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut scopes = unpoisoned(self.scopes.write());
         scopes.entry(name.to_owned()).or_insert_with(|| {
             let scope = Box::leak(Box::new(Scope::new(name)));
             scope.refresh();
@@ -55,7 +56,7 @@ impl Meters {
     }
 
     fn refresh(&self) {
-        for scope in self.scopes.read().unwrap_or_else(PoisonError::into_inner).values() {
+        for scope in unpoisoned(self.scopes.read()).values() {
             scope.refresh();
         }
     }

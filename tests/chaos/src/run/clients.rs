@@ -2,12 +2,13 @@
 //! until there is an answer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
+use idempotent_tests::lock;
 use reqwest::Client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -70,7 +71,7 @@ impl Clients {
     }
 
     fn next_key(&self) -> (PlannedRequest, Rng) {
-        let mut all = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.planned);
         let number = all.len() as u64;
         let mut random = self.plan.random(1_000 + number);
         let planned = PlannedRequest::draw(number, &self.plan, &mut random);
@@ -129,7 +130,7 @@ impl Clients {
     /// Asks for every key again when all faults are over. The answers are final: every later retry of a key gets the
     /// same.
     pub(super) async fn ask_every_key_again(&self) {
-        let planned = std::mem::take(&mut *self.planned.lock().unwrap_or_else(PoisonError::into_inner));
+        let planned = std::mem::take(&mut *lock(&self.planned));
         stream::iter(planned.into_iter().zip(0..))
             .for_each_concurrent(self.plan.keys_at_once, |(planned, number)| async move {
                 if let Some(answer) = self.until_answered(&planned, self.plan.random(1_000_000 + number)).await {

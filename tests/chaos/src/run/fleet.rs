@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use idempotent_tests::lock;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -100,7 +101,7 @@ impl Fleet {
 
     /// The server with this number, which may just have died.
     pub fn server(&self, number: usize) -> Server {
-        self.slots[number].lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.slots[number]).clone()
     }
 
     /// Stops a server with SIGSTOP.
@@ -156,7 +157,7 @@ async fn keep(command: Launch, number: usize, mut child: Child, slot: Arc<Mutex<
         let _ = child.wait().await;
         let died_at = now();
         let name = {
-            let mut server = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut server = lock(&slot);
             // Another process may soon have the same id.
             server.pid = None;
             server.name.clone()
@@ -169,7 +170,7 @@ async fn keep(command: Launch, number: usize, mut child: Child, slot: Arc<Mutex<
             }
         };
         child = next;
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = server;
+        *lock(&slot) = server;
     }
 }
 

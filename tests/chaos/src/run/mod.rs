@@ -10,10 +10,11 @@ mod stores;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use idempotent_tests::lock;
 use tempfile::TempDir;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -182,7 +183,7 @@ pub(crate) struct Book(Arc<Mutex<History>>);
 
 impl Book {
     pub(crate) fn write(&self, write: impl FnOnce(&mut History)) {
-        write(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        write(&mut lock(&self.0));
     }
 
     pub(crate) fn fault(&self, kind: FaultKind, server: Option<&str>, time: (u64, u64)) {
@@ -191,7 +192,7 @@ impl Book {
     }
 
     fn copy(&self) -> History {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0).clone()
     }
 }
 

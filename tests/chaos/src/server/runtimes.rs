@@ -2,7 +2,7 @@
 //! runtime can be ended in the middle of its work; another one takes its place.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
 use axum::extract::{Request, State};
@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::serve::Listener;
 use idempotent_runtime::store::StoreAdmin;
+use idempotent_tests::lock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, mpsc};
@@ -29,7 +30,7 @@ pub(super) struct Runtimes(Arc<Mutex<Option<Handle>>>);
 impl Runtimes {
     /// The runtime that renews all leases if the guard is disabled.
     pub(super) fn first(&self) -> Option<Handle> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0).clone()
     }
 
     pub(super) async fn serve<S: StoreAdmin>(
@@ -63,7 +64,7 @@ impl Runtimes {
             let name = format!("{}/r{number}.{incarnation}", site.name);
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
             if number == 0 {
-                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime.handle().clone());
+                *lock(&self.0) = Some(runtime.handle().clone());
             }
             serve_until_ended(&runtime, &name, site, main, connections.clone());
             let begun_at = now();

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use axum::http::HeaderMap;
 use idempotent_runtime::IdempotencyKey;
+use idempotent_tests::lock;
 use rustix::process::{Signal, getpid, kill_process};
 
 /// A request names the step at which its server dies in this header.
@@ -72,14 +73,14 @@ impl Steps {
     pub(super) fn expect(&self, key: &str, headers: &HeaderMap) {
         let step = headers.get(DIE_AT).and_then(|step| step.to_str().ok()?.parse().ok());
         if let Some(step) = step {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), step);
+            lock(&self.0).insert(key.to_owned(), step);
         }
     }
 
     /// Kills the process at this step if it is told to. Nothing is cleaned up, as after a power failure or the kernel's
     /// out-of-memory killer.
     pub(super) fn reach(&self, key: &str, step: Step) {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key) == Some(&step) {
+        if lock(&self.0).get(key) == Some(&step) {
             kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
         }
     }

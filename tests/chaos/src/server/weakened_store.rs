@@ -1,14 +1,14 @@
 //! A store wrapper for the engine. It has a step at which it can die, and can disable one guard.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use idempotent_runtime::store::{
     AfterCrash, Claim, ClaimRequest, Entry, EntryState, Held, Store, StoreAdmin, StoreError, Token,
 };
 use idempotent_runtime::{Record, RecordKey};
-use idempotent_tests::{Wrapped, Wrapper};
+use idempotent_tests::{Wrapped, Wrapper, lock};
 
 use super::Guard;
 use super::fault_injection::BlockedThread;
@@ -84,7 +84,7 @@ impl<S: StoreAdmin> Wrapper for WeakenedStore<S> {
         }
         let claim = self.store.claim(key, request).await?;
         if self.without == Some(Guard::Disconnect) && matches!(claim, Claim::Acquired { .. }) {
-            self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), request.token);
+            lock(&self.claimed).insert(key.clone(), request.token);
         }
         if self.without == Some(Guard::ClaimOutlivesTtl) && matches!(claim, Claim::Acquired { .. }) {
             self.forget_after(request.ttl, key.clone(), request.token);
@@ -148,7 +148,7 @@ impl<S: StoreAdmin> Drop for Leaving<S> {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let store = Arc::clone(&self.store);
-        let claimed = store.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let claimed = lock(&store.claimed);
         let claims: Vec<_> = claimed
             .iter()
             .filter(|(claimed, _)| claimed.key() == key)

@@ -7,7 +7,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
 use idempotent_runtime::store::{Claim, ClaimRequest, MemoryStore, Store, StoreAdmin, StoreError};
 use idempotent_runtime::{Fingerprint, Record, RecordKey, RecordedBody};
-use idempotent_tests::Wrapper;
+use idempotent_tests::{Wrapper, lock};
 
 use super::{Stored, with_each_byte_changed};
 
@@ -25,7 +25,7 @@ impl Wrapper for Changing {
 
     async fn claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         let claim = self.inner.claim(key, request).await?;
-        let changed = self.changed.lock().expect("no test panics with it").clone();
+        let changed = lock(&self.changed).clone();
         Ok(match (claim, changed) {
             (Claim::Completed(_), Some(changed)) => Claim::Completed(changed),
             (claim, _) => claim,
@@ -85,10 +85,10 @@ impl Stored for Changing {
     }
 
     async fn change(&self, _: &RecordKey, change: &Record) {
-        *self.changed.lock().expect("no test panics with it") = Some(change.clone());
+        *lock(&self.changed) = Some(change.clone());
     }
 
     async fn restore(&self, _: &RecordKey) {
-        *self.changed.lock().expect("no test panics with it") = None;
+        *lock(&self.changed) = None;
     }
 }

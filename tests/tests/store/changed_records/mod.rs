@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::store::StoreAdmin;
 use idempotent_runtime::{RecordKey, Registry, RegistryBuilder, idempotent};
-use idempotent_tests::{Answer, Runs, Server, answer, sealing_key};
+use idempotent_tests::{Answer, Runs, Server, answer, lock, sealing_key};
 
 mod in_memory;
 mod in_redis;
@@ -138,11 +138,11 @@ struct Original<T>(Mutex<Option<T>>);
 
 impl<T: Clone> Original<T> {
     fn set(&self, original: T) {
-        *self.0.lock().expect("no test panics with it") = Some(original);
+        *lock(&self.0) = Some(original);
     }
 
     fn get(&self) -> T {
-        self.0.lock().expect("no test panics with it").clone().expect("it is set before the first change")
+        lock(&self.0).clone().expect("it is set before the first change")
     }
 }
 
