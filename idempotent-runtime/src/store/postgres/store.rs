@@ -80,7 +80,7 @@ use crate::transaction::transactions::Transactions;
 pub struct PostgresStore(pub(super) Arc<Inner>);
 
 /// How often a waiter looks at its key behind a pooler. No notification arrives there.
-const BETWEEN_LOOKS_BEHIND_POOLER: Duration = Duration::from_millis(50);
+const BETWEEN_CHECKS_BEHIND_POOLER: Duration = Duration::from_millis(50);
 
 impl PostgresStore {
     /// Creates the tables, or updates them. Every process may call this, also at the same time.
@@ -220,7 +220,7 @@ impl Store for PostgresStore {
 
     async fn changed(&self, key: &RecordKey) {
         if self.0.pools.cannot_listen() {
-            return tokio::time::sleep(BETWEEN_LOOKS_BEHIND_POOLER).await;
+            return tokio::time::sleep(BETWEEN_CHECKS_BEHIND_POOLER).await;
         }
         let digest = digest(key);
         let mut ended = pin!(self.0.listener.ended(self.0.pools.application(), &digest));
