@@ -24,12 +24,7 @@ struct Order {
 #[utoipa::path(delete, path = "/orders/{id}", params(("id" = u32, Path)))]
 #[tracing::instrument(skip(app), fields(amount = order.amount))]
 #[must_use]
-async fn above(
-    State(app): State<App>,
-    Path(id): Path<u32>,
-    mut headers: HeaderMap,
-    Json(order): Json<Order>,
-) -> String {
+async fn above(State(app): State<App>, Path(id): Path<u32>, mut headers: HeaderMap, Json(order): Json<Order>) -> String {
     let App = app;
     headers.clear();
     format!("{id} {} {}", headers.len(), order.amount)
@@ -66,11 +61,7 @@ struct Orders;
 
 impl Orders {
     #[idempotent(scope = "orders", claim_after = method)]
-    async fn remove(
-        method: Method,
-        Path(id): Path<u32>,
-        #[expect(unused_variables)] headers: HeaderMap,
-    ) -> (StatusCode, String) {
+    async fn remove(method: Method, Path(id): Path<u32>, #[expect(unused_variables)] headers: HeaderMap) -> (StatusCode, String) {
         (StatusCode::OK, format!("{method} {id}"))
     }
 }
@@ -102,8 +93,7 @@ impl App {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let (_router, document) =
-        OpenApiRouter::<App>::new().routes(routes!(above)).routes(routes!(below)).split_for_parts();
+    let (_router, document) = OpenApiRouter::<App>::new().routes(routes!(above)).routes(routes!(below)).split_for_parts();
     let text = document.to_json().unwrap();
     assert!(text.contains("#/components/schemas/Order"), "the request's schema is kept: {text}");
 

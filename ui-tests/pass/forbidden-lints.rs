@@ -1,20 +1,16 @@
 //! The expansion does not allow these lints, because `allow` under `forbid` is an error.
 
-// Clippy also reads each program with a test harness, which allows `dead_code`.
-#![cfg_attr(
-    not(test),
-    forbid(
-        dead_code,
-        non_camel_case_types,
-        non_snake_case,
-        unreachable_code,
-        unreachable_patterns,
-        unused_braces,
-        unused_imports,
-        unused_must_use,
-        unused_mut,
-        unused_variables
-    )
+#![forbid(
+    dead_code,
+    non_camel_case_types,
+    non_snake_case,
+    unreachable_code,
+    unreachable_patterns,
+    unused_braces,
+    unused_imports,
+    unused_must_use,
+    unused_mut,
+    unused_variables
 )]
 #![deny(warnings)]
 

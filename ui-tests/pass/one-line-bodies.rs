@@ -5,28 +5,22 @@
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::post;
-use handlers::*;
 use idempotent_runtime::idempotent;
 
-#[rustfmt::skip]
-mod handlers {
-    use super::*;
+#[idempotent]
+async fn echo(body: String) -> String { body }
 
-    #[idempotent]
-    pub(super) async fn echo(body: String) -> String { body }
+#[idempotent]
+async fn created() -> StatusCode { StatusCode::CREATED }
 
-    #[idempotent]
-    pub(super) async fn created() -> StatusCode { StatusCode::CREATED }
+#[idempotent]
+async fn nothing(_: String) {}
 
-    #[idempotent]
-    pub(super) async fn nothing(_: String) {}
+#[idempotent]
+async fn early(body: String) -> Result<String, StatusCode> { return Ok(body); }
 
-    #[idempotent]
-    pub(super) async fn early(body: String) -> Result<String, StatusCode> { return Ok(body); }
-
-    #[idempotent]
-    pub(super) async fn with_inner_attributes(body: String) -> String { #![allow(unused_braces)] { body } }
-}
+#[idempotent]
+async fn with_inner_attributes(body: String) -> String { #![allow(unused_braces)] { body } }
 
 fn main() {
     let _: Router = Router::new()

@@ -122,9 +122,7 @@ async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
 /// Only the declared type determines the type of the number.
 #[idempotent]
 async fn parsed(body: String) -> Result<Json<Vec<u64>>, StatusCode> {
-    Ok(Json(
-        body.split(',').map(|number| number.parse().map_err(|_| StatusCode::BAD_REQUEST)).collect::<Result<_, _>>()?,
-    ))
+    Ok(Json(body.split(',').map(|number| number.parse().map_err(|_| StatusCode::BAD_REQUEST)).collect::<Result<_, _>>()?))
 }
 
 trait Teller: Display + Clone + Send + Sync + 'static {}

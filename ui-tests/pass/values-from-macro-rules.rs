@@ -4,7 +4,6 @@
 
 use idempotent_runtime::{AfterCrash, Cache, FingerprintSource, InFlight, Methods, idempotent};
 
-#[rustfmt::skip]
 macro_rules! handler {
     ($name:ident: $ttl:expr, $status:expr, $end:literal, $methods:expr, $wait:expr, $crash:expr, $keep:expr, $required:expr, $print:expr, $caller:expr) => {
         #[idempotent(

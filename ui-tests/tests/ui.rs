@@ -1,9 +1,14 @@
-//! Compiles every case of `fail/`, and compares the messages.
+//! Compiles every case, runs those of `pass/`, and compares the messages of those of `fail/`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Since none of them has to run, trybuild lets cargo check all cases at once.
+#[test]
+fn programs_that_must_compile_run() {
+    trybuild::TestCases::new().pass("pass/*.rs");
+}
+
+/// Apart from the others: if nothing has to run, trybuild lets cargo check all cases at once.
 #[test]
 fn programs_that_must_not_compile_get_their_messages() {
     trybuild::TestCases::new().compile_fail("fail/*/*.rs");
