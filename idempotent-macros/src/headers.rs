@@ -13,7 +13,15 @@ impl Reader<'_> {
         checked.map_err(|wrong| self.diagnostics.error(at, wrong)).ok().map(|()| name)
     }
 
-    pub(crate) fn headers(&mut self, name: &str, example: &str) -> Vec<String> {
+    pub(crate) fn keep_headers(&mut self) -> Vec<String> {
+        self.headers("keep_headers", "set-cookie", idempotent_policy::check_kept_header)
+    }
+
+    pub(crate) fn drop_headers(&mut self) -> Vec<String> {
+        self.headers("drop_headers", "x-trace", idempotent_policy::check_dropped_header)
+    }
+
+    fn headers(&mut self, name: &str, example: &str, check: fn(&str) -> Result<(), String>) -> Vec<String> {
         let Some(value) = self.value(name, &format!("[\"{example}\"]")) else { return Vec::new() };
         let Expr::Array(list) = &value else {
             self.diagnostics.error(value, format!("`{name}` must be a list; write `{name} = [\"{example}\"]`"));
@@ -26,13 +34,10 @@ impl Reader<'_> {
                 continue;
             };
             let Some(header) = self.header_name(&text, element) else { continue };
-            if name == "keep_headers"
-                && let Err(wrong) = idempotent_policy::check_kept_header(&header)
-            {
-                self.diagnostics.error(element, wrong);
-                continue;
+            match check(&header) {
+                Ok(()) => names.push(header),
+                Err(wrong) => self.diagnostics.error(element, wrong),
             }
-            names.push(header);
         }
         names
     }

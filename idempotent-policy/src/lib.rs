@@ -53,6 +53,8 @@ pub const NEVER_RECORDED: &[&str] = &[
     "idempotency-recorded-by",
     "idempotency-recorded-trailer",
     "idempotency-seal",
+    "idempotent-recorded",
+    "idempotent-replayed",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authentication-info",
@@ -266,6 +268,18 @@ pub fn check_key_header(name: &str) -> Result<(), String> {
 pub fn check_kept_header(name: &str) -> Result<(), String> {
     if NEVER_RECORDED.contains(&name) {
         return Err(format!("`{name}` belongs to one connection or answer and cannot be replayed; remove it"));
+    }
+    Ok(())
+}
+
+/// Checks that a header, in lower case, can be left out of replays. The guard itself sets the mark of a replay.
+///
+/// # Errors
+///
+/// Returns what is wrong, as a sentence.
+pub fn check_dropped_header(name: &str) -> Result<(), String> {
+    if name == "idempotent-replayed" {
+        return Err(format!("`{name}` marks every replay, so it cannot be left out; remove it"));
     }
     Ok(())
 }

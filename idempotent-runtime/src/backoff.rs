@@ -7,7 +7,6 @@ use crate::sync::tokio;
 /// A pause that doubles each time, up to a limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
-    first: Duration,
     next: Duration,
     longest: Duration,
 }
@@ -20,7 +19,7 @@ impl Backoff {
     pub(crate) const OF_A_RECORD: Self = Self::new(Duration::from_millis(50), Duration::from_secs(1));
 
     pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, next: first, longest }
+        Self { next: first, longest }
     }
 
     /// Returns the pause before the next try, and doubles the one after it.
@@ -32,11 +31,5 @@ impl Backoff {
 
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.advance()).await;
-    }
-
-    /// Starts again with the shortest pause, after a success.
-    #[cfg(any(feature = "postgres", feature = "redis"))]
-    pub(crate) fn reset(&mut self) {
-        self.next = self.first;
     }
 }

@@ -14,10 +14,11 @@ pub(crate) trait Subscription: Send + Sync + 'static {
 ///
 /// The pauses between failed attempts grow from 100 ms to 5 s.
 pub(crate) async fn keep_connected(subscription: impl Subscription) {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let beginning = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut backoff = beginning;
     loop {
         if subscription.receive().await {
-            backoff.reset();
+            backoff = beginning;
         }
         backoff.wait().await;
     }

@@ -252,16 +252,13 @@ impl PolicyBuilder {
     /// Records these headers although the default leaves them out because they belong to one moment or give one client
     /// a secret: see [the guide](crate::guide::what_to_cache#what-is-recorded).
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        let names = self.header_names("keep_headers", names);
-        let wrong = names.iter().filter_map(|name| idempotent_policy::check_kept_header(name).err());
-        self.wrong.extend(wrong.map(|wrong| format!("`keep_headers`: {wrong}")));
-        self.built.keep_headers = names;
+        self.built.keep_headers = self.header_names("keep_headers", names, idempotent_policy::check_kept_header);
         self
     }
 
     /// Neither records nor replays these headers, although the default does both.
     pub fn drop_headers(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.built.drop_headers = self.header_names("drop_headers", names);
+        self.built.drop_headers = self.header_names("drop_headers", names, idempotent_policy::check_dropped_header);
         self
     }
 
@@ -310,8 +307,16 @@ impl PolicyBuilder {
         self.wrong.extend(checked.err().map(|wrong| format!("`{option}` {wrong}; write `{example}`")));
     }
 
-    fn header_names(&mut self, option: &str, names: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<String> {
-        names.into_iter().filter_map(|name| self.header_name(option, name.as_ref())).collect()
+    fn header_names(
+        &mut self,
+        option: &str,
+        names: impl IntoIterator<Item = impl AsRef<str>>,
+        check: fn(&str) -> Result<(), String>,
+    ) -> Vec<String> {
+        let names: Vec<_> = names.into_iter().filter_map(|name| self.header_name(option, name.as_ref())).collect();
+        let wrong = names.iter().filter_map(|name| check(name).err());
+        self.wrong.extend(wrong.map(|wrong| format!("`{option}`: {wrong}")));
+        names
     }
 
     /// Returns the name in lower case, or notes a mistake.

@@ -131,7 +131,6 @@ fn is_repeatable(
         return false;
     }
     let left_out = is_of_one(name)
-        || [&REPLAYED, &RECORDED].contains(&name)
         || (*name == header::RETRY_AFTER && is_number(value))
         || (policy.is_of_layer() && is_cross_origin(name))
         || of_connection.iter().any(|named| named.eq_ignore_ascii_case(name_text));
@@ -165,7 +164,7 @@ fn named_by<'a>(connection: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<St
 #[cfg(feature = "operate")]
 pub(crate) fn check_replayable(name: &HeaderName, value: &HeaderValue) -> Result<(), String> {
     idempotent_policy::check_kept_header(name.as_str())?;
-    if is_of_one(name) || *name == REPLAYED {
+    if is_of_one(name) {
         return Err(format!("`{name}` belongs to one client or one moment and is not replayed; remove it"));
     }
     if *name == header::RETRY_AFTER && is_number(value) {

@@ -51,6 +51,7 @@
 //! | [`ownership`] | An extractor created the execution: does the handler own it, or a handler that got the request? |
 //! | [`keyed_request`] | With which key, fingerprints and permits does a request claim? Is a fingerprint its own? |
 //! | [`upload`] | Which bytes does a client still send when the request is answered without the handler? |
+//! | `transaction_argument` | How does a handler get its `Tx`? (features `sqlite`, `postgres`) |
 //! | [`detach_state`] | Does the handler continue when its client disconnects, and where? |
 //! | [`idempotency`] | What does the handler see of its execution? |
 //!
@@ -109,5 +110,7 @@ pub(crate) mod settle_transaction;
 pub(crate) mod step_context;
 pub(crate) mod step_place;
 pub(crate) mod streaming;
+#[cfg(feature = "__transactions")]
+pub(crate) mod transaction_argument;
 pub(crate) mod upload;
 pub(crate) mod wait;

@@ -4,15 +4,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::FromRequestParts;
-use axum::response::Response;
-use http::request::Parts;
 use sqlx::{Database, Transaction};
 
-use crate::registry::Registry;
-use crate::rejection::problem::Rejection;
-use crate::rejection::request::RejectedRequest;
-use crate::request::context::Execution;
 use crate::transaction::connection::TxConnection;
 use crate::transaction::open::Open;
 use crate::transaction::slot::Slot;
@@ -119,6 +112,13 @@ pub struct Tx<DB: Database> {
     open: OnceLock<TxConnection<DB>>,
 }
 
+impl<DB: Database> Tx<DB> {
+    /// Returns the transaction that the guard begins in this slot.
+    pub(crate) fn of(slot: Arc<Slot<DB>>) -> Self {
+        Self { slot, open: OnceLock::new() }
+    }
+}
+
 impl<DB: Database> Deref for Tx<DB> {
     type Target = TxConnection<DB>;
 
@@ -154,27 +154,5 @@ impl<DB: Database> From<Transaction<'static, DB>> for Tx<DB> {
 impl<DB: Database> fmt::Debug for Tx<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tx").field("database", &DB::NAME).finish_non_exhaustive()
-    }
-}
-
-impl<S: Sync, DB: Database> FromRequestParts<S> for Tx<DB> {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        let slot = Arc::<Slot<DB>>::default();
-        let execution = Execution::of(&mut parts.extensions);
-        if execution.is_extracting() {
-            tracing::error!(
-                "a `Tx` is extracted after the claim, but its transaction begins with the claim: the request fails; name it in `claim_after`"
-            );
-        } else if execution.join(slot.clone()) {
-            return Ok(Self { slot, open: OnceLock::new() });
-        } else {
-            tracing::error!("a handler has two arguments `Tx`, but one transaction; remove one of them");
-        }
-        let registry = Registry::serving(&parts.extensions);
-        let head = || RejectedRequest::from(&*parts);
-        let audience = Registry::audience(registry.as_ref(), &parts.headers, head);
-        Err(Registry::render(registry.as_ref(), Rejection::TransactionFailed, &audience))
     }
 }

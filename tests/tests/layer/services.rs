@@ -314,7 +314,7 @@ fn a_wrong_policy_names_every_mistake() {
     for (mistake, begin) in mistakes.iter().zip(begin) {
         assert!(mistake.starts_with(begin), "{mistake} / {begin}");
     }
-    let too_long = Policy::builder("a").in_flight(InFlight::Wait(Duration::from_secs(101 * 8766 * 3600))).build();
+    let too_long = Policy::builder("a").in_flight(InFlight::Wait(Duration::from_hours(101 * 8766))).build();
     assert!(too_long.expect_err("no limit is so long").to_string().contains("`in_flight` must be at most 100years"));
     assert!(Policy::builder("a").in_flight(InFlight::Wait(Duration::MAX)).build().is_ok());
     let longer = Policy::builder("a").ttl(Duration::from_secs(1)).lease(Duration::from_secs(2)).build();

@@ -23,15 +23,9 @@ const LAYERS: [&str; 12] = [
 
 /// The folders that import each other; between their files there is no circle. What one of them has, the other one's
 /// contract names: a `Record` that a store keeps or fails to decode, the `StoreError` of a call that is measured, a
-/// transaction that begins with its claim. The argument `Tx` of a handler is in the folder `transaction`, and joins the
-/// request that it is extracted from.
-const BOTH_WAYS: [(&str, &str); 5] = [
-    ("observe", "store"),
-    ("observe", "transaction"),
-    ("record", "store"),
-    ("request", "transaction"),
-    ("store", "transaction"),
-];
+/// transaction that begins with its claim.
+const BOTH_WAYS: [(&str, &str); 4] =
+    [("observe", "store"), ("observe", "transaction"), ("record", "store"), ("store", "transaction")];
 
 pub(super) fn is_above(target: &[String], module: &[String]) -> bool {
     let layer =

@@ -50,6 +50,12 @@ impl Batched for BatchedClaim {
             .bind(i32::try_from(LARGEST).unwrap_or(i32::MAX))
     }
 
+    /// The state after the statement is the state for any other claim of the key. [`decide`](crate::store::claim_decision::decide)
+    /// makes each claim's own answer from it.
+    fn answer_of_another(answer: &Self::Answer) -> Option<Self::Answer> {
+        answer.as_ref().ok().map(|state| Ok(state.clone()))
+    }
+
     fn answers(batch: &[Arc<Self>], rows: &[PgRow]) -> Result<Vec<Option<Self::Answer>>, sqlx::Error> {
         let mut answers: Vec<Option<Self::Answer>> = batch.iter().map(|_| None).collect();
         for row in rows {

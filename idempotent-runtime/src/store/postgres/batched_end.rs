@@ -60,6 +60,11 @@ impl Batched for BatchedCompletion {
             .bind(channel)
     }
 
+    /// A key has one claim, so another operation with the key has another token, or repeats this one.
+    fn answer_of_another(_: &Ended) -> Option<Ended> {
+        None
+    }
+
     fn answers(batch: &[Arc<Self>], rows: &[PgRow]) -> Result<Vec<Option<Ended>>, sqlx::Error> {
         ended(batch, rows)
     }
@@ -89,6 +94,11 @@ impl Batched for BatchedRelease {
             .bind(batch.iter().map(|release| &release.token[..]).collect::<Vec<_>>())
             .bind(channel)
             .bind("release many")
+    }
+
+    /// A key has one claim, so another operation with the key has another token, or repeats this one.
+    fn answer_of_another(_: &Ended) -> Option<Ended> {
+        None
     }
 
     fn answers(batch: &[Arc<Self>], rows: &[PgRow]) -> Result<Vec<Option<Ended>>, sqlx::Error> {

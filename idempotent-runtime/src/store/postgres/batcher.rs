@@ -51,7 +51,7 @@ pub(super) trait Batched: Send + Sync + Sized + 'static {
     /// Whether the operation waits for its turn before it takes a connection ([`Pools::turn`]).
     const IN_TURN: bool;
 
-    /// The digest of the operation's key. A statement has each key once.
+    /// The digest of the operation's key. A statement has each key once, for the first of its operations.
     fn digest(&self) -> &[u8; 32];
 
     /// The approximate number of bytes that the operation adds to the statement.
@@ -59,6 +59,9 @@ pub(super) trait Batched: Send + Sync + Sized + 'static {
 
     /// Adds the parameters of the statement. The statement notifies waiting requests over `channel`.
     fn bind(batch: &[Arc<Self>], query: Query, channel: &str) -> Query;
+
+    /// Returns the answer for another operation with the same key that waited in the queue, if it needs no statement of its own.
+    fn answer_of_another(answer: &Self::Answer) -> Option<Self::Answer>;
 
     /// Returns an answer for each operation. An operation without an answer is sent in a statement of its own.
     fn answers(batch: &[Arc<Self>], rows: &[PgRow]) -> Result<Vec<Option<Self::Answer>>, sqlx::Error>;
@@ -107,6 +110,8 @@ struct Job<B: Batched> {
     /// All callers of a batch belong to one runtime, because the threads of another runtime may be blocked.
     runtime: Option<RuntimeId>,
     reply: oneshot::Sender<Outcome<B::Answer>>,
+    /// Later operations with the same key. They are not sent, and are answered with this one.
+    others: Vec<Self>,
 }
 
 impl<B: Batched> Batcher<B> {
@@ -148,13 +153,14 @@ impl<B: Batched> Batcher<B> {
                 // Another caller has sent the operation in the meantime.
                 Err(_) => continue,
             };
-            let batch = self.take();
+            let batch = self.take(queued.number);
+            let is_alone = matches!(&batch[..], [job] if job.others.is_empty());
             if !batch.is_empty() {
-                self.was_alone.store(batch.len() == 1, Ordering::Relaxed);
+                self.was_alone.store(is_alone, Ordering::Relaxed);
             }
             match &batch[..] {
                 [] => {}
-                [job] if job.number == queued.number => return Ok(Outcome::Alone(Some(lead))),
+                [job] if is_alone && job.number == queued.number => return Ok(Outcome::Alone(Some(lead))),
                 _ => drop(tokio::spawn(Arc::clone(self).send(batch, lead))),
             }
         }
@@ -191,29 +197,36 @@ impl<B: Batched> Batcher<B> {
         let mut queue = lock(&self.queue);
         queue.next_number += 1;
         let number = queue.next_number;
-        let job = Job { number, operation: Arc::clone(operation), call, runtime: current_runtime(), reply };
+        let (operation, runtime) = (Arc::clone(operation), current_runtime());
+        let job = Job { number, operation, call, runtime, reply, others: Vec::new() };
         queue.waiting.insert(number, job);
         Queued { batcher: self, number, outcome }
     }
 
     /// Takes the operations of the next statement from the queue. They are sorted by digest, so that two processes do not wait for
-    /// each other's rows.
-    fn take(&self) -> Vec<Job<B>> {
+    /// each other's rows. The operation `own` of the caller is taken on any runtime: a request may continue on another one than the
+    /// one on which it joined the queue.
+    fn take(&self, own: u64) -> Vec<Job<B>> {
         let runtime = current_runtime();
-        let (mut batch, mut left, mut bytes) = (BTreeMap::new(), BTreeMap::new(), 0);
+        let (mut batch, mut left, mut bytes) = (BTreeMap::<_, Job<B>>::new(), BTreeMap::new(), 0);
         let mut queue = lock(&self.queue);
         while batch.len() < MOST
             && bytes < MOST_BYTES
             && let Some((number, job)) = queue.waiting.pop_first()
         {
+            if job.runtime != runtime && number != own {
+                left.insert(number, job);
+                continue;
+            }
+            if !job.goes_out() {
+                continue;
+            }
             match batch.entry(*job.operation.digest()) {
-                Entry::Vacant(place) if job.runtime == runtime => {
-                    if job.goes_out() {
-                        bytes += job.operation.bytes();
-                        place.insert(job);
-                    }
+                Entry::Vacant(place) => {
+                    bytes += job.operation.bytes();
+                    place.insert(job);
                 }
-                _ => _ = left.insert(number, job),
+                Entry::Occupied(mut first) => first.get_mut().others.push(job),
             }
         }
         queue.waiting.append(&mut left);
@@ -233,18 +246,19 @@ impl<B: Batched> Batcher<B> {
             () = all_gone(&mut batch) => return,
         };
         drop(lead);
-        let lost = match answers {
+        match answers {
             Ok(answers) => {
                 for (job, answer) in batch.into_iter().zip(answers) {
                     job.settle(answer.map_or(Outcome::Alone(None), Outcome::Answered));
                 }
-                return;
             }
-            Err(error) if had_no_effect(&error) => None,
-            Err(error) => Some(Arc::new(error)),
-        };
-        for job in batch {
-            job.settle(lost.clone().map_or(Outcome::Alone(None), Outcome::Lost));
+            Err(error) if had_no_effect(&error) => batch.into_iter().for_each(|job| job.settle(Outcome::Alone(None))),
+            Err(error) => {
+                let error = Arc::new(error);
+                for job in batch {
+                    job.settle(Outcome::Lost(Arc::clone(&error)));
+                }
+            }
         }
     }
 }
@@ -275,9 +289,16 @@ impl<B: Batched> Job<B> {
         !self.reply.is_closed() && self.call.as_ref().is_none_or(|call| call.send())
     }
 
-    /// Gives the outcome to the caller. A caller that no longer waits sends the operation again, or releases the claim that it may
-    /// have.
+    /// Gives the outcome to the caller, and to the callers of the other operations with the same key. A caller that no longer waits
+    /// sends the operation again, or releases the claim that it may have.
     fn settle(self, outcome: Outcome<B::Answer>) {
+        for other in self.others {
+            let answer = match &outcome {
+                Outcome::Answered(answer) => B::answer_of_another(answer),
+                Outcome::Alone(_) | Outcome::Lost(_) => None,
+            };
+            let _ = other.reply.send(answer.map_or(Outcome::Alone(None), Outcome::Answered));
+        }
         let _ = self.reply.send(outcome);
     }
 }
@@ -286,6 +307,9 @@ impl<B: Batched> Job<B> {
 async fn all_gone<B: Batched>(batch: &mut [Job<B>]) {
     for job in batch {
         job.reply.closed().await;
+        for other in &mut job.others {
+            other.reply.closed().await;
+        }
     }
 }
 

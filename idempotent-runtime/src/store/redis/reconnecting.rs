@@ -29,6 +29,9 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 /// `ConnectionManagerConfig`.
 const UNDER_WAY: Duration = Duration::from_secs(4);
 
+/// The pauses before a connection that leads nowhere is replaced again.
+const BETWEEN_CONNECTIONS: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+
 #[derive(Clone)]
 pub(super) struct Reconnecting(Arc<Inner>);
 
@@ -87,8 +90,7 @@ impl Reconnecting {
     }
 
     fn new(wire: Wire, way: Option<Way>, silence: Arc<Silence>) -> Self {
-        let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let current = Current { line: Line::new(wire), backoff, kept_until: Instant::now() };
+        let current = Current { line: Line::new(wire), backoff: BETWEEN_CONNECTIONS, kept_until: Instant::now() };
         Self(Arc::new(Inner {
             way,
             silence,
@@ -144,7 +146,7 @@ impl Reconnecting {
             return Arc::clone(&current.line);
         }
         if lock(&current.line.answered_at).is_some() {
-            current.backoff.reset();
+            current.backoff = BETWEEN_CONNECTIONS;
         }
         current.kept_until = Instant::now() + current.backoff.advance();
         let Some(way) = &self.0.way else {

@@ -3,11 +3,12 @@
 use std::sync::mpsc;
 use std::thread;
 
+use futures_util::FutureExt as _;
 use idempotent_runtime::store::{AfterCrash, Claim, Held, PostgresStore, Store, StoreError};
-use idempotent_tests::eventually;
 use idempotent_tests::pgbouncer::PgBouncer;
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::stores::{migrated, record};
+use idempotent_tests::{PATIENCE, eventually};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
@@ -82,6 +83,33 @@ async fn blocked_runtime_holds_up_no_batch_of_another() {
     free.send(()).expect("the thread waits");
     let queued = thread.join().expect("the thread ends");
     assert!(queued.iter().all(is_first_attempt), "{queued:?}");
+}
+
+/// A claim joins the queue on one runtime, and its future continues on another one. It is sent by its own caller.
+#[test]
+fn claim_that_moves_to_another_runtime_is_sent() {
+    let (here, elsewhere) = (Runtime::new().expect("a runtime"), Runtime::new().expect("a runtime"));
+    here.block_on(async {
+        let database = PostgresServer::shared().await.database().await;
+        let pool = database.pool(4).await;
+        migrated(&pool).await;
+        execute(&pool, GATE).await;
+        let store = PostgresStore::new(database.pool(16).await);
+        let gate = Gate::closed(&pool).await;
+        let sent = claim_all(&store, "sent", &requests(AfterCrash::Reject)[..8]);
+        eventually(async || count(&pool, SENT).await, |&sent| sent == 8).await;
+        let (moved, request) = (key("moved", 0), requests(AfterCrash::Reject)[0]);
+        let mut claim = Box::pin(store.claim(&moved, request));
+        {
+            let _entered = elsewhere.enter();
+            assert!(claim.as_mut().now_or_never().is_none(), "it waits in the queue");
+        }
+        gate.open().await;
+        let claim = tokio::time::timeout(PATIENCE, claim).await.expect("it is sent");
+        assert!(is_first_attempt(&claim), "{claim:?}");
+        let sent = answers(sent).await;
+        assert!(sent.iter().all(is_first_attempt), "{sent:?}");
+    });
 }
 
 /// Two processes behind PgBouncer in transaction mode, which has fewer connections than they, claim the same keys at once.
