@@ -58,7 +58,7 @@ impl OpenGate {
         F: Future + Send + 'static,
     {
         let execution = self.gate.execution.clone();
-        start(Stage::Identified(self.gate), self.deferred, execution, handler, into_response)
+        start(Stage::AtGate(self.gate), self.deferred, execution, handler, into_response)
     }
 
     /// Moves the gate into the handler's future, because the policy's expressions see the handler's variables only
@@ -66,7 +66,7 @@ impl OpenGate {
     pub fn evaluate_in_handler(mut self) -> (EvaluatingGate, PendingGate) {
         let execution = self.gate.execution.clone();
         let (sender, receiver) = oneshot::channel();
-        let stage = self.gate.take_rejected().map_or(Stage::Evaluating(receiver), Stage::Identified);
+        let stage = self.gate.take_rejected().map_or(Stage::Evaluating(receiver), Stage::AtGate);
         (EvaluatingGate { gate: self.gate, sender }, PendingGate { stage, deferred: self.deferred, execution })
     }
 }

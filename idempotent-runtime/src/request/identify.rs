@@ -70,7 +70,7 @@ impl Gate {
                 if let (Some(_), Some(execution)) = (header, &gate.execution) {
                     execution.set_key_in_header();
                 }
-                gate.key = check_key(policy, header, input.key.in_header(policy.header()));
+                gate.key = check_key(policy, header, input.key.into_key(policy.header()));
             }
             let may_have_key = match &gate.key {
                 Some(key) => key.is_ok(),

@@ -90,7 +90,7 @@ impl InputKey {
     }
 
     /// Returns the key. A key that is elsewhere is taken from the header of this name.
-    pub(crate) fn in_header(self, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
+    pub(crate) fn into_key(self, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
         match self {
             Self::Header(key) | Self::Computed(key) => key,
             Self::Elsewhere(headers) => key_in(&headers.get_all(name)),

@@ -33,7 +33,7 @@ where
     F: Future + Send + 'static,
 {
     let execution = gate.execution.clone();
-    start(Stage::Identified(gate), Deferred::default(), execution, handler, into_response)
+    start(Stage::AtGate(gate), Deferred::default(), execution, handler, into_response)
 }
 
 /// Runs `handler` from this stage on.
@@ -104,7 +104,7 @@ impl<F: Future> Future for Run<F> {
 pub(super) enum Stage {
     /// The handler's future owns the gate, and evaluates the policy's expressions.
     Evaluating(oneshot::Receiver<Gate>),
-    Identified(Gate),
+    AtGate(Gate),
     /// The store answers the claim, or the transaction of a request without a key begins.
     Claiming(BoxFuture<'static, Result<HandlerRun, Response>>, Option<Unread>),
     Running(HandlerRun),
@@ -147,7 +147,7 @@ fn or_resume(ran: Result<Response, Panic>) -> Response {
 impl Stage {
     fn poll(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
         // A request that is rejected because of its key is answered before its body is read.
-        let is_rejected = matches!(self, Self::Identified(gate) if gate.is_rejected());
+        let is_rejected = matches!(self, Self::AtGate(gate) if gate.is_rejected());
         if !is_rejected && let Some(rejection) = ready!(deferred.poll_before_claim(cx)) {
             *self = Self::Done;
             return Poll::Ready(rejection);
@@ -159,7 +159,7 @@ impl Stage {
         loop {
             match self {
                 Self::Evaluating(gate) => match (handler(cx, None), gate.try_recv()) {
-                    (Poll::Pending, Ok(gate)) => *self = Self::Identified(gate),
+                    (Poll::Pending, Ok(gate)) => *self = Self::AtGate(gate),
                     (Poll::Pending, Err(_)) => return Poll::Pending,
                     // An expression has ended the handler with `?`. Nothing is claimed yet.
                     (Poll::Ready(ran), _) => {
@@ -167,10 +167,8 @@ impl Stage {
                         return Poll::Ready(or_resume(ran));
                     }
                 },
-                Self::Identified(_) => {
-                    let Self::Identified(mut gate) = mem::replace(self, Self::Done) else {
-                        unreachable!("matched above")
-                    };
+                Self::AtGate(_) => {
+                    let Self::AtGate(mut gate) = mem::replace(self, Self::Done) else { unreachable!("matched above") };
                     let unread = gate.unread();
                     match claim(gate) {
                         ClaimOutcome::Now(Ok(run)) => *self = Self::Running(run),

@@ -293,7 +293,7 @@ fn a_wrong_policy_names_every_mistake() {
         .methods([])
         .lease(Duration::from_millis(1))
         .keep_headers(["Content-Length", "x-a"])
-        .drop_headers(["X-A"])
+        .drop_headers(["X-A", "Idempotent-Replayed"])
         .in_flight(InFlight::Wait(Duration::ZERO))
         .store("\n")
         .build();
@@ -306,6 +306,7 @@ fn a_wrong_policy_names_every_mistake() {
         "`methods` must name at least one",
         "`lease` must be at least 100ms",
         "`keep_headers`: `content-length` belongs",
+        "`drop_headers`: `idempotent-replayed` marks",
         "`in_flight` must be at least 1ms",
         "`store` must not be blank",
         "`x-a` is both in `keep_headers` and in `drop_headers`",
