@@ -12,6 +12,9 @@ use idempotent_benches::scenario::{Scenario, key};
 
 const ROUNDS: usize = 21;
 
+/// The series of the keys of held requests, which no round has.
+const HELD_SERIES: usize = 0xfffe;
+
 /// How long one round may take. A duplicate that is not rejected would wait forever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -179,9 +182,11 @@ async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests
     let is_rejected = scenario == Scenario::RejectedDuplicate && contender.locks;
     let (path, expected) = if is_rejected { (HELD, StatusCode::CONFLICT) } else { (CHARGES, StatusCode::CREATED) };
     let runs_before = held_runs();
+    // Each round has its own key: the handler of an earlier round still runs, although its client has left.
+    let held = key(HELD_SERIES, round);
     let holder = is_rejected.then(|| {
-        let (contender, body) = (contender.clone(), body.clone());
-        tokio::spawn(async move { contender.answer(HELD, Some("8e03978e-40d5-43dd-bc93-6894a57f9324"), body).await })
+        let (contender, body, held) = (contender.clone(), body.clone(), held.clone());
+        tokio::spawn(async move { contender.answer(HELD, Some(&held), body).await })
     });
     if is_rejected {
         // Wait until the first request holds the key, so that the second one is rejected.
@@ -200,7 +205,7 @@ async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests
             Scenario::First => Some(&*fresh),
             Scenario::Replay => Some(&*replayed),
             Scenario::NoKey => None,
-            Scenario::RejectedDuplicate => Some("8e03978e-40d5-43dd-bc93-6894a57f9324"),
+            Scenario::RejectedDuplicate => Some(&*held),
         };
         contender.send(path, key, body.clone(), expected).await;
     }
