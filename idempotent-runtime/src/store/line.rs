@@ -188,7 +188,8 @@ struct Pace {
     was_too_slow: bool,
 }
 
-/// A window is so long that a store that takes many calls at once has taken some.
+/// A window lasts at least this long, and at least a quarter of the limit: a store that takes many calls at once, such as 32 in
+/// one statement, takes none for a while after that.
 const WINDOW: Duration = Duration::from_millis(50);
 const CALLS_IN_WINDOW: u32 = 4;
 const LEAST_WINDOWS: u32 = 2;
@@ -221,7 +222,7 @@ impl Pace {
         let (begun, count, others_before) = &mut self.window;
         *count += 1;
         let passed = now.saturating_duration_since(*begun);
-        if passed < WINDOW || *count < CALLS_IN_WINDOW {
+        if passed < WINDOW.max(limit / 4) || *count < CALLS_IN_WINDOW {
             return;
         }
         let (seen, has_grown) = (passed / *count, others > *others_before);

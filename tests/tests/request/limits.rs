@@ -343,8 +343,9 @@ async fn an_overload_costs_what_it_serves_and_is_rejected_early() {
     // A claim that the store has accepted waits for the whole limit.
     let early = rejected.iter().filter(|after| **after < LIMIT).count();
     assert!(early > rejected.len() / 2, "{early} of {} are rejected early", rejected.len());
+    // At the end of each burst, two statements of 32 claims are under way.
     let ends = store.ends();
-    assert!(ends <= REQUESTS / 10, "{ends} claims were given back");
+    assert!(ends <= 2 * 2 * 32, "{ends} claims were given back");
 }
 
 /// A PostgreSQL store with two connections, in which a claim takes some time. Claims that such a store cannot serve
