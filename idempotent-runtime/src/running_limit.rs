@@ -1,10 +1,11 @@
 //! Limits how many guarded handlers run, with or without their clients: in the registry, and in each scope.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use crate::policy::scope::Scope;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::unpoisoned;
 
 /// Counts the handlers that run.
 pub(crate) struct RunningLimit {
@@ -36,9 +37,9 @@ impl RunningLimit {
     }
 
     fn of_scope(&self, scope: Scope) -> Arc<AtomicUsize> {
-        let known = self.by_scope.read().unwrap_or_else(PoisonError::into_inner).get(&scope).cloned();
+        let known = unpoisoned(self.by_scope.read()).get(&scope).cloned();
         known.unwrap_or_else(|| {
-            let mut by_scope = self.by_scope.write().unwrap_or_else(PoisonError::into_inner);
+            let mut by_scope = unpoisoned(self.by_scope.write());
             Arc::clone(by_scope.entry(scope).or_insert_with(|| Arc::new(AtomicUsize::new(0))))
         })
     }
