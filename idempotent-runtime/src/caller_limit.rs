@@ -41,7 +41,7 @@ impl Caller {
             None if !credentials.is_empty() => {
                 let mut digest = FingerprintBuilder::new();
                 digest.credentials(names, credentials);
-                Self::Credentials(*digest.finish().whole())
+                Self::Credentials(digest.finish().whole())
             }
             None => Self::Anonymous,
         }

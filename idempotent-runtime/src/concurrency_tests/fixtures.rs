@@ -32,13 +32,13 @@ pub(super) fn claim_request() -> ClaimRequest {
 }
 
 pub(super) fn record(body: &str) -> Record {
-    Record {
-        status: StatusCode::CREATED,
-        headers: Vec::new(),
-        body: RecordedBody::Whole(body.to_owned().into()),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        recorded_at: UNIX_EPOCH,
-    }
+    Record::new(
+        StatusCode::CREATED,
+        Vec::new(),
+        RecordedBody::Whole(body.to_owned().into()),
+        Fingerprint::from_bytes([7; 32]),
+        UNIX_EPOCH,
+    )
 }
 
 /// A store in memory that behaves as if it were remote: other tasks may run before and after each claim and renewal.

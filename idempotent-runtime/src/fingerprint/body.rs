@@ -66,7 +66,9 @@ fn digest_codings(pieces: &mut Pieces, headers: &HeaderMap) -> bool {
 /// Returns whether a multipart body can be divided in several ways: if the media type has two boundaries, readers
 /// differ in which boundary they take.
 pub(crate) fn has_several_boundaries(headers: &HeaderMap) -> bool {
-    let mut media_types = headers.get_all(header::CONTENT_TYPE).iter().filter_map(parsed);
+    // Most media types have no parameter, and need not be parsed here.
+    let with_parameters = |line: &&HeaderValue| memchr::memchr(b';', line.as_bytes()).is_some();
+    let mut media_types = headers.get_all(header::CONTENT_TYPE).iter().filter(with_parameters).filter_map(parsed);
     media_types.any(|media_type| {
         let boundaries = media_type.params().filter(|(name, _)| *name == names::BOUNDARY);
         media_type.ty == names::MULTIPART && boundaries.count() > 1

@@ -43,22 +43,29 @@ const LONGEST_IN_FULL: usize = 8 * 1024;
 /// Marks the kind of a piece that was digested first, so it cannot be equal to a short piece.
 const BY_DIGEST: u8 = 0x80;
 
+/// In bytes. Most parts are shorter.
+const COLLECTED: usize = 512;
+
 /// Collects the pieces of a part. Each piece is digested with its kind and length, so two different lists of pieces
 /// have different digests.
-pub(super) struct Pieces(Sha256);
+pub(super) struct Pieces {
+    digest: Sha256,
+    /// The bytes that are not digested yet: to digest them together costs less than one call for each of them.
+    collected: SmallVec<[u8; COLLECTED]>,
+}
 
 impl Pieces {
     pub(super) fn new() -> Self {
-        Self(Sha256::new())
+        Self { digest: Sha256::new(), collected: SmallVec::new() }
     }
 
     pub(super) fn piece(&mut self, kind: Piece, bytes: &[u8]) {
         if bytes.len() <= LONGEST_IN_FULL {
             self.begin(kind as u8, bytes.len());
-            self.0.update(bytes);
+            self.update(bytes);
         } else {
             self.begin(kind as u8 | BY_DIGEST, bytes.len());
-            self.0.update(blake3::hash(bytes).as_bytes());
+            self.update(blake3::hash(bytes).as_bytes());
         }
     }
 
@@ -70,17 +77,27 @@ impl Pieces {
             let lower = &mut lower[..chunk.len()];
             lower.copy_from_slice(chunk);
             lower.make_ascii_lowercase();
-            self.0.update(lower);
+            self.update(lower);
         }
     }
 
     pub(super) fn finish(self) -> PartDigest {
-        PartDigest(self.0.finalize().into())
+        PartDigest(self.digest.chain_update(&self.collected).finalize().into())
     }
 
     fn begin(&mut self, kind: u8, length: usize) {
-        self.0.update([kind]);
-        self.0.update((length as u64).to_le_bytes());
+        let mut begin = [kind; 9];
+        begin[1..].copy_from_slice(&(length as u64).to_le_bytes());
+        self.update(&begin);
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        if self.collected.len() + bytes.len() <= COLLECTED {
+            return self.collected.extend_from_slice(bytes);
+        }
+        self.digest.update(&self.collected);
+        self.collected.clear();
+        self.digest.update(bytes);
     }
 }
 
@@ -150,17 +167,21 @@ fn in_one_line<'a>(mut lines: impl Iterator<Item = &'a HeaderValue>) -> Option<H
 }
 
 /// The digests of a request, part by part. No store gets them in this form: see [`salted`](crate::fingerprint::salted).
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct RequestDigest {
-    whole: [u8; 32],
     /// Few requests have more than one header of credentials.
     parts: SmallVec<[(u8, PartDigest); 3]>,
 }
 
 impl RequestDigest {
-    /// Returns the digest of all parts.
-    pub(crate) fn whole(&self) -> &[u8; 32] {
-        &self.whole
+    /// Returns the digest of all parts. It is computed anew in each call, because few requests need it.
+    pub(crate) fn whole(&self) -> [u8; 32] {
+        let mut whole = Sha256::new();
+        for (part, digest) in self.parts() {
+            whole.update([part]);
+            whole.update(digest);
+        }
+        whole.finalize().into()
     }
 
     /// Returns the digests of the credential headers, if no caller was named.
@@ -179,14 +200,12 @@ const BODY: u8 = 1;
 const FIRST_SLOT: u8 = 2;
 
 /// Collects the parts of a fingerprint, each at most once.
-pub(crate) struct FingerprintBuilder {
-    whole: Sha256,
-    parts: SmallVec<[(u8, PartDigest); 3]>,
-}
+#[derive(Default)]
+pub(crate) struct FingerprintBuilder(RequestDigest);
 
 impl FingerprintBuilder {
     pub(crate) fn new() -> Self {
-        Self { whole: Sha256::new(), parts: SmallVec::new() }
+        Self::default()
     }
 
     pub(crate) fn target(&mut self, digest: PartDigest) {
@@ -200,31 +219,29 @@ impl FingerprintBuilder {
 
     /// Adds the credentials. `names` is the list by which they were collected.
     pub(crate) fn credentials(&mut self, names: &[HeaderName], credentials: &Credentials) {
-        let mut slots = [const { None }; SLOTS.len()];
-        let mut last = None;
-        for (place, line) in &credentials.0 {
-            let pieces = slots[slot_of(*place)].get_or_insert_with(Pieces::new);
-            if last != Some(*place) {
-                last = Some(*place);
-                pieces.piece(Piece::HeaderName, names[*place].as_str().as_bytes());
+        for (part, slot) in (FIRST_SLOT..).zip(0..SLOTS.len()) {
+            let mut lines = credentials.0.iter().filter(|(place, _)| slot_of(*place) == slot).peekable();
+            if lines.peek().is_none() {
+                continue;
             }
-            pieces.piece(Piece::HeaderValue, line.as_bytes());
-        }
-        for (part, pieces) in (FIRST_SLOT..).zip(slots) {
-            if let Some(pieces) = pieces {
-                self.part(part, pieces.finish());
+            let (mut pieces, mut last) = (Pieces::new(), None);
+            for (place, line) in lines {
+                if last != Some(*place) {
+                    last = Some(*place);
+                    pieces.piece(Piece::HeaderName, names[*place].as_str().as_bytes());
+                }
+                pieces.piece(Piece::HeaderValue, line.as_bytes());
             }
+            self.part(part, pieces.finish());
         }
     }
 
     pub(crate) fn finish(self) -> RequestDigest {
-        RequestDigest { whole: self.whole.finalize().into(), parts: self.parts }
+        self.0
     }
 
     fn part(&mut self, part: u8, digest: PartDigest) {
-        self.whole.update([part]);
-        self.whole.update(digest.0);
-        self.parts.push((part, digest));
+        self.0.parts.push((part, digest));
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::builder::RequestDigest;
@@ -54,13 +55,17 @@ pub(crate) struct Salt {
 const LENGTH: usize = 16;
 /// The number in the digest of all parts. No single part has this number.
 const OF_WHOLE: u8 = 0xff;
+/// The bytes of each part's digest in the digest of all parts: as many as a fingerprint has of that. With two parts,
+/// salt and parts fit into one block of SHA-256.
+const OF_PART: usize = WHOLE.end - WHOLE.start;
 
 impl Salt {
     pub(crate) fn unkeyed(record_key: &str) -> Self {
         // The digest of the record key alone is the stored key under `digest_keys`. An additional byte makes the salt
         // different from it, and a key with a UUID still fits into one block.
-        let salt = Sha256::new_with_prefix([1]).chain_update(record_key);
-        Self { id: KeyId::UNKEYED, bytes: salt.finalize().into() }
+        let mut salted = SmallVec::<[u8; 256]>::from_slice(&[1]);
+        salted.extend_from_slice(record_key.as_bytes());
+        Self { id: KeyId::UNKEYED, bytes: Sha256::digest(&salted).into() }
     }
 
     /// Creates the salt of a registry with a secret. `bytes` is the MAC of the record key.
@@ -73,7 +78,7 @@ impl Salt {
         let (salt, absent) = self.bytes.split_at(LENGTH);
         let mut bytes = [0; 32];
         bytes[..WHOLE.start].copy_from_slice(&self.id.0);
-        bytes[WHOLE].copy_from_slice(&salted(salt, OF_WHOLE, request.whole())[..WHOLE.len()]);
+        bytes[WHOLE].copy_from_slice(&salted_whole(salt, request)[..WHOLE.len()]);
         bytes[WHOLE.end..].copy_from_slice(&absent[..32 - WHOLE.end]);
         for (part, digest) in request.parts() {
             let hint = HINTS[usize::from(part)].clone();
@@ -85,8 +90,22 @@ impl Salt {
     }
 }
 
+/// Returns the salted digest of all parts. The parts are in a fixed order, each with its number and a fixed length.
+fn salted_whole(salt: &[u8], request: &RequestDigest) -> [u8; 32] {
+    let mut salted = SmallVec::<[u8; 128]>::from_slice(salt);
+    salted.push(OF_WHOLE);
+    for (part, digest) in request.parts() {
+        salted.push(part);
+        salted.extend_from_slice(&digest[..OF_PART]);
+    }
+    Sha256::digest(&salted).into()
+}
+
 /// Returns the salted digest of a part. Salt, number and digest fit into one block of SHA-256. All have a fixed length,
 /// and only the beginning of the result is kept, so with a secret salt it is as good as a MAC.
 fn salted(salt: &[u8], part: u8, digest: &[u8; 32]) -> [u8; 32] {
-    Sha256::new_with_prefix(salt).chain_update([part]).chain_update(digest).finalize().into()
+    let mut salted = [part; LENGTH + 1 + 32];
+    salted[..LENGTH].copy_from_slice(salt);
+    salted[LENGTH + 1..].copy_from_slice(digest);
+    Sha256::digest(salted).into()
 }

@@ -346,7 +346,7 @@ impl IdempotencyLayer {
                 ClaimInput::of(request, reads, registry.as_ref(), caller, credentials.unwrap_or_default(), limit).await
             }
         };
-        let execution = Arc::new(Execution::beneath(request.extensions()));
+        let execution = Execution::beneath(request.extensions());
         execution.set_route(request.method(), request.uri());
         execution.set_framing(request.method(), request.version());
         find_sender(&execution, registry.as_ref(), request.headers());

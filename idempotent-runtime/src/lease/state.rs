@@ -123,6 +123,11 @@ impl Lease {
         }
     }
 
+    /// Returns the request of the claim.
+    pub(crate) fn request(&self) -> ClaimRequest {
+        self.request
+    }
+
     pub(super) fn token_and_hand_overs(&self) -> (Token, u32) {
         let state = lock(&self.state);
         (state.token, state.hand_overs)

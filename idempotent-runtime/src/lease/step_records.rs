@@ -151,13 +151,13 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Record {
-            status: StatusCode::OK,
-            headers: Vec::new(),
-            body: RecordedBody::Whole("7".into()),
-            fingerprint: Fingerprint::from_bytes([1; 32]),
-            recorded_at: now_in_millis(),
-        }
+        Record::new(
+            StatusCode::OK,
+            Vec::new(),
+            RecordedBody::Whole("7".into()),
+            Fingerprint::from_bytes([1; 32]),
+            now_in_millis(),
+        )
     }
 
     fn lease_with_a_step(store: MemoryStore) -> (Arc<Lease>, RecordKey) {

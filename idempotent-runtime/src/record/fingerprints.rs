@@ -30,9 +30,9 @@ impl Fingerprints {
         Self { first: salt.fingerprint(&request), record_key: record_key.clone(), request }
     }
 
-    /// Returns the digest of the request in a form that no store gets.
-    pub(crate) fn request(&self) -> &[u8; 32] {
-        self.request.whole()
+    /// Returns the digests of the request in a form that no store gets.
+    pub(crate) fn request(&self) -> &RequestDigest {
+        &self.request
     }
 
     pub(super) fn record_key(&self) -> &RecordKey {
@@ -47,9 +47,6 @@ impl Fingerprints {
         salts: impl Iterator<Item = Salt>,
         names: &[HeaderName],
     ) -> Compared {
-        if self.first == other {
-            return Compared::Same;
-        }
         let mut difference = None;
         for own in salts.map(|salt| salt.fingerprint(&self.request)) {
             if own == other {

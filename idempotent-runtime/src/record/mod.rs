@@ -44,7 +44,7 @@ use crate::fingerprint::Fingerprint;
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 /// `Debug` shows the size of the content, and nothing of the content.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Record {
     /// The status of the response.
@@ -61,7 +61,22 @@ pub struct Record {
     /// The time at which the handler answered, in whole milliseconds by the clock of the process that ran it. The text
     /// form supports the years 1970 to 9999, and fails for any other.
     pub recorded_at: SystemTime,
+    /// True if the buffer of the body contains little else, so that a store in memory can keep the body without a copy.
+    pub(crate) owns_buffer: bool,
 }
+
+/// Compares what is recorded, and not how it lies in memory.
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        self.status == other.status
+            && self.headers == other.headers
+            && self.body == other.body
+            && self.fingerprint == other.fingerprint
+            && self.recorded_at == other.recorded_at
+    }
+}
+
+impl Eq for Record {}
 
 /// The body of a completed request. `Debug` shows only its length.
 #[derive(Clone, PartialEq, Eq)]
@@ -108,7 +123,7 @@ impl Record {
         fingerprint: Fingerprint,
         recorded_at: SystemTime,
     ) -> Self {
-        Self { status, headers, body, fingerprint, recorded_at }
+        Self { status, headers, body, fingerprint, recorded_at, owns_buffer: false }
     }
 
     /// Returns the same outcome without headers and body. From it a retry learns that the request was executed.
@@ -182,13 +197,9 @@ impl<'de> Deserialize<'de> for Record {
         }
         let body = text.body.map(|body| BASE64_STANDARD.decode(body)).transpose().map_err(de::Error::custom)?;
         let (headers, body) = text.headers.with_body(body.map(Bytes::from)).map_err(de::Error::custom)?;
-        Ok(Self {
-            status: StatusCode::from_u16(text.status).map_err(de::Error::custom)?,
-            headers,
-            body,
-            fingerprint: text.fingerprint,
-            recorded_at: humantime::parse_rfc3339(&text.recorded_at).map(whole_millis).map_err(de::Error::custom)?,
-        })
+        let status = StatusCode::from_u16(text.status).map_err(de::Error::custom)?;
+        let recorded_at = humantime::parse_rfc3339(&text.recorded_at).map(whole_millis).map_err(de::Error::custom)?;
+        Ok(Self::new(status, headers, body, text.fingerprint, recorded_at))
     }
 }
 

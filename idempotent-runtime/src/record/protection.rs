@@ -88,6 +88,9 @@ impl AtRest {
     /// Compares the stored fingerprint with that of the request. `names` are the names of the credential headers that
     /// count.
     pub(crate) fn compare(&self, own: &Fingerprints, stored: Fingerprint, names: &[HeaderName]) -> Compared {
+        if own.first == stored {
+            return Compared::Same;
+        }
         let (id, key) = (stored.key_id(), own.record_key());
         let unkeyed = (id == KeyId::UNKEYED).then(|| Salt::unkeyed(key.as_str()));
         let secrets = self.secret.iter().chain(self.sealing.iter().flat_map(SealingKeys::all));
@@ -100,8 +103,8 @@ impl AtRest {
     }
 
     /// Returns the source from which the request of this digest derives keys for other services.
-    pub(crate) fn downstream(&self, request: [u8; 32]) -> Downstream {
-        Downstream { request, secret: self.secret.clone() }
+    pub(crate) fn downstream(&self, request: &RequestDigest) -> Downstream {
+        Downstream { request: request.clone(), secret: self.secret.clone() }
     }
 
     fn accepts_unsealed(&self) -> bool {
@@ -155,13 +158,14 @@ impl AtRest {
 /// The source from which keys for other services are derived.
 #[derive(Default)]
 pub(crate) struct Downstream {
-    request: [u8; 32],
+    request: RequestDigest,
     secret: Option<SealingKey>,
 }
 
 impl Downstream {
     pub(crate) fn key(&self, pieces: &[&[u8]]) -> [u8; 32] {
-        let pieces = [&[self.request.as_slice()], pieces].concat();
+        let request = self.request.whole();
+        let pieces = [&[request.as_slice()], pieces].concat();
         match &self.secret {
             Some(secret) => secret.downstream_key(&pieces),
             None => pieces.iter().fold(Sha256::new(), Digest::chain_update).finalize().into(),

@@ -136,6 +136,12 @@ impl Audience {
 /// Returns whether the client accepts problem details, or does not say what it accepts. This function runs for every
 /// request, so it allocates nothing.
 fn accepts_json(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::ACCEPT).into_iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => return true,
+        (Some(only), None) if only == "*/*" || only == "application/json" => return true,
+        _ => {}
+    }
     let ranges = || {
         let lines = headers.get_all(header::ACCEPT).into_iter();
         let ranges = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(media_range);

@@ -65,8 +65,8 @@ pub(super) struct Identified {
     pub(super) has_key_in_header: AtomicBool,
     /// The request arrived with another key than that of the guard around it.
     pub(super) has_other_key: AtomicBool,
-    /// The grant with which the guard has sent its claim to the store, whatever the store answered.
-    pub(super) asked_for: OnceLock<Grant>,
+    /// Set when the guard is about to send its claim to the store, whatever the store answers.
+    pub(super) grant: OnceLock<Grant>,
     /// Identifies the execution of a request without a key.
     unkeyed: OnceLock<Token>,
 }
@@ -74,7 +74,8 @@ pub(super) struct Identified {
 /// *Claim*: the claim under which the handler runs.
 #[derive(Default)]
 pub(super) struct ClaimState {
-    pub(super) grant: OnceLock<Grant>,
+    /// The number of the attempt. Set when the handler may run.
+    pub(super) attempt: OnceLock<u32>,
     transaction: OnceLock<Arc<dyn HandlerTransaction>>,
     /// The guard around this execution that has the same key. This execution runs under the claim of that guard.
     pub(super) covered_by: OnceLock<Arc<Execution>>,
@@ -123,12 +124,15 @@ pub(super) struct Grant {
     pub(super) record_key: RecordKey,
     /// The same on every attempt, even after a rotation of the sealing keys.
     pub(super) downstream: Downstream,
-    pub(super) attempt: u32,
 }
 
 impl Execution {
-    pub(super) fn new(around: Option<Arc<Self>>, ownership: Option<Arc<Ownership>>) -> Self {
-        Self { arrival: Arrival { around, ownership, ..Arrival::default() }, ..Self::default() }
+    pub(super) fn new(around: Option<Arc<Self>>, ownership: Option<Arc<Ownership>>) -> Arc<Self> {
+        // Made in place: a copy of its 1,200 bytes would cost more than all that is set here.
+        let mut execution = Arc::<Self>::default();
+        let arrival = &mut Arc::get_mut(&mut execution).expect("nobody else has it yet").arrival;
+        (arrival.around, arrival.ownership) = (around, ownership);
+        execution
     }
 
     /// Returns the execution of the handler whose argument is extracted through this one.
@@ -170,9 +174,11 @@ impl Execution {
     }
 
     fn holds(&self, record_key: &RecordKey) -> bool {
-        let grant = self.claim.grant.get().is_some_and(|grant| grant.record_key == *record_key);
+        let has_run = self.claim.attempt.get().is_some();
         // After the claim ends, a forwarded request with this key gets the replay.
-        grant && !self.claim.is_over.load(Ordering::Acquire)
+        has_run
+            && self.identity.grant.get().is_some_and(|grant| grant.record_key == *record_key)
+            && !self.claim.is_over.load(Ordering::Acquire)
     }
 
     /// Leaves the response to the guard whose claim it ran under, if any.
@@ -313,18 +319,20 @@ impl Execution {
     }
 
     /// Notes the grant with which the guard sends its claim to the store.
-    pub(super) fn ask_for(&self, key: IdempotencyKey, record_key: RecordKey, downstream: Downstream) {
-        let _ = self.identity.asked_for.set(Grant { key, record_key, downstream, attempt: 1 });
+    pub(crate) fn ask_for(&self, key: IdempotencyKey, record_key: RecordKey, downstream: Downstream) {
+        let _ = self.identity.grant.set(Grant { key, record_key, downstream });
     }
 
-    pub(crate) fn grant(&self, key: IdempotencyKey, record_key: RecordKey, downstream: Downstream, attempt: u32) {
+    /// Notes that the handler may run, in this attempt.
+    pub(crate) fn set_attempt(&self, attempt: u32) {
         self.begin();
-        let _ = self.claim.grant.set(Grant { key, record_key, downstream, attempt });
+        let _ = self.claim.attempt.set(attempt);
     }
 
     /// Sets the grant of a handler that runs unguarded: the handler sees its key, and nothing runs under the grant.
     pub(super) fn grant_without_claim(&self, key: IdempotencyKey, record_key: RecordKey, downstream: Downstream) {
-        self.grant(key, record_key, downstream, 1);
+        self.ask_for(key, record_key, downstream);
+        self.set_attempt(1);
         self.claim.is_over.store(true, Ordering::Release);
     }
 }

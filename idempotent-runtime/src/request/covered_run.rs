@@ -62,9 +62,9 @@ impl CoveredRun {
         self.has_answered = true;
         let read = || Content::read_now(body, self.policy.max_body());
         let body = match polled_in(&self.execution, read) {
-            Ok((_, whole)) => {
+            Ok(piece) => {
                 self.has_ended = true;
-                whole
+                piece.body
             }
             Err(body) if body.is_end_stream() => {
                 self.has_ended = true;

@@ -57,11 +57,12 @@ pub(super) fn prepare(request: IdentifiedRequest) -> Prepared {
     let digest = identity.digest(&claim_input, &registry);
     let owner = at_rest.owner(caller, &digest);
     let fingerprints = at_rest.fingerprints(&record_key, digest);
-    let downstream = at_rest.downstream(*fingerprints.request());
-    admission.execution.ask_for(key.clone(), record_key.clone(), downstream);
+    let downstream = at_rest.downstream(fingerprints.request());
+    let stored_key = at_rest.key(&record_key);
     let (permits, beyond_limit) = permits(&admission.policy, &registry, caller, &claim_input, &record_key);
+    admission.execution.ask_for(key, record_key, downstream);
     Prepared::Claim(KeyedRequest {
-        stored_key: at_rest.key(&record_key),
+        stored_key,
         request: ClaimRequest {
             token: Token::unique(),
             fingerprint: fingerprints.first,
@@ -77,8 +78,6 @@ pub(super) fn prepare(request: IdentifiedRequest) -> Prepared {
         admission,
         registry,
         store,
-        key,
-        record_key,
         fingerprints,
         is_partitioned: caller.is_some(),
         permits,

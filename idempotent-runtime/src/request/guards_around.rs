@@ -50,13 +50,22 @@ impl Execution {
             .find(|execution| execution.runs_under(record_key))
     }
 
-    /// Returns the grant that the handler sees: that of its own claim, or the one with which its guard has sent a claim
-    /// to the store, or that of the guard under whose claim it runs, or that of the nearest guard around it.
+    /// Returns the grant that the handler sees: the one with which its guard has sent a claim to the store, or that of the guard under whose claim it runs, or that of the nearest guard around it.
     pub(super) fn granted(&self) -> Option<&Grant> {
-        match self.claim.grant.get().or_else(|| self.identity.asked_for.get()) {
-            Some(grant) => Some(grant),
-            None => self.claim.covered_by.get().or_else(|| self.shared())?.granted(),
+        self.grantee()?.identity.grant.get()
+    }
+
+    /// Returns the number of the attempt that the handler sees.
+    pub(super) fn attempt(&self) -> u32 {
+        self.grantee().and_then(|grantee| grantee.claim.attempt.get().copied()).unwrap_or(1)
+    }
+
+    /// Returns the execution whose grant the handler sees.
+    fn grantee(&self) -> Option<&Self> {
+        if self.identity.grant.get().is_some() {
+            return Some(self);
         }
+        self.claim.covered_by.get().or_else(|| self.shared())?.grantee()
     }
 
     /// Returns the nearest guard around this execution, if the handler may use the key and steps of that guard because

@@ -73,19 +73,17 @@ impl Admission {
 
 impl KeyedRequest {
     pub(super) fn run_under_claim(self, attempt: u32, asked_at: Instant) -> HandlerRun {
-        let downstream = self.downstream();
         // The record gets the fingerprint of the newest secret, even if the claim that was taken over has the
         // fingerprint of an older one: the record may outlive the last record of that secret.
         let first = self.fingerprints.first;
         let run = self.admission.into_run(self.registry, first, self.running, self.permits);
         let (policy, execution) = (&run.classifier.policy, run.guard.execution());
-        execution.grant(self.key, self.record_key, downstream, attempt);
+        execution.set_attempt(attempt);
         let lease = Lease::new(self.store, self.stored_key, &self.request, policy.owned_scope());
         let lease = run.registry.renewer().keep(lease, asked_at);
         execution.open_steps(Steps {
             registry: run.registry.clone(),
             handler: lease.share(),
-            request: self.request.with_fingerprint(first),
             ttl: policy.ttl(),
             max_result: policy.max_body(),
             fingerprints: self.fingerprints,
@@ -96,9 +94,8 @@ impl KeyedRequest {
     }
 
     pub(super) fn run_in_transaction(self, attempt: u32, transaction: Arc<dyn HandlerTransaction>) -> HandlerRun {
-        let downstream = self.downstream();
         let run = self.admission.into_run(self.registry, self.fingerprints.first, self.running, self.permits);
-        run.guard.execution().grant(self.key, self.record_key, downstream, attempt);
+        run.guard.execution().set_attempt(attempt);
         // No claim exists that could outlive a lease, so the record is kept for the policy's ttl.
         let request = ClaimRequest { ttl: run.classifier.policy.ttl(), ..self.request };
         let claim = Some(RecordedClaim { key: self.stored_key, request });
@@ -108,8 +105,7 @@ impl KeyedRequest {
     pub(super) fn run_unguarded(self) -> HandlerRun {
         // From here on the request is treated like any axum request: it ends when its client disconnects.
         self.admission.execution.run.detach_state.set_must_finish(false);
-        let downstream = self.downstream();
-        self.admission.execution.grant(self.key, self.record_key, downstream, 1);
+        self.admission.execution.set_attempt(1);
         let guard = ActiveGuard::of(&self.admission.execution, None);
         self.admission.report(Outcome::Unguarded, Event::Executed);
         HandlerRun::Unguarded { _guard: Some(guard) }

@@ -69,7 +69,8 @@ impl Idempotency {
         let key = crate::idempotency_key::IdempotencyKey::new(key)
             .unwrap_or_else(|reason| panic!("{key:?} is no key: {reason}"));
         let record_key = crate::key::RecordKey::new("test", None, key.as_str());
-        execution.grant(key, record_key, crate::record::protection::Downstream::default(), attempt);
+        execution.ask_for(key, record_key, Downstream::default());
+        execution.set_attempt(attempt);
         Self(Arc::new(execution))
     }
 
@@ -98,7 +99,7 @@ impl Idempotency {
     /// From then on each further attempt has a higher number, even after an attempt whose status is not recorded, until
     /// a response is recorded or the claim's ttl expires.
     pub fn attempt(&self) -> u32 {
-        self.execution().granted().map_or(1, |grant| grant.attempt)
+        self.execution().attempt()
     }
 
     /// Returns a key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,

@@ -130,7 +130,7 @@ impl Gate {
         let (Some(Ok(key)), Some(execution)) = (&self.key, &self.execution) else { return };
         let record_key = execution.record_key(&self.policy, self.identity.caller.as_deref(), key);
         let digest = self.identity.digest(&self.claim_input, registry);
-        execution.grant_without_claim(key.clone(), record_key, registry.at_rest().downstream(*digest.whole()));
+        execution.grant_without_claim(key.clone(), record_key, registry.at_rest().downstream(&digest));
         self.key = None;
     }
 

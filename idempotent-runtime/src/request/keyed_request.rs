@@ -6,13 +6,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::difference::Difference;
-use crate::idempotency_key::IdempotencyKey;
 use crate::key::RecordKey;
 use crate::lease::state::RunningHandler;
 use crate::observe::telemetry;
 use crate::record::envelope::Place;
 use crate::record::fingerprints::{Compared, Fingerprints, incomparable};
-use crate::record::protection::Downstream;
 use crate::registry::Registry;
 use crate::rejection::problem::{IN_FLIGHT, Rejection, UNAVAILABLE};
 use crate::request::admission::Admission;
@@ -26,8 +24,6 @@ pub(super) struct KeyedRequest {
     pub(super) admission: Admission,
     pub(super) registry: Registry,
     pub(super) store: StoreHandle,
-    pub(super) key: IdempotencyKey,
-    pub(super) record_key: RecordKey,
     /// The record key that the store gets: digested, if the registry is configured so.
     pub(super) stored_key: RecordKey,
     pub(super) request: ClaimRequest,
@@ -53,10 +49,6 @@ impl KeyedRequest {
 
     pub(super) fn is_same(&self, fingerprint: Fingerprint) -> bool {
         self.registry.at_rest().is_same(&self.fingerprints, fingerprint)
-    }
-
-    pub(super) fn downstream(&self) -> Downstream {
-        self.registry.at_rest().downstream(*self.fingerprints.request())
     }
 
     /// Rejects the request, because the store's data under this key cannot be read or compared.

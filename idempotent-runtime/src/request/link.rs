@@ -28,7 +28,7 @@ impl Link {
 impl Clone for Link {
     fn clone(&self) -> Self {
         let Self { execution, is_inside } = self;
-        let execution = if *is_inside { Arc::clone(execution) } else { Arc::new(execution.beside()) };
+        let execution = if *is_inside { Arc::clone(execution) } else { execution.beside() };
         Self { execution, is_inside: *is_inside }
     }
 }
@@ -42,7 +42,6 @@ impl Execution {
             Some(Link { execution, is_inside: true }) if !execution.has_begun() => execution.for_extractor(),
             _ => Self::beneath(extensions),
         };
-        let execution = Arc::new(execution);
         extensions.insert(Link { execution: Arc::clone(&execution), is_inside: false });
         execution
     }
@@ -57,7 +56,7 @@ impl Execution {
             {
                 Arc::clone(&link.execution)
             }
-            _ => Arc::new(Self::beneath(extensions)),
+            _ => Self::beneath(extensions),
         };
         extensions.insert(Link { execution: Arc::clone(&execution), is_inside: true });
         execution
@@ -71,7 +70,7 @@ impl Execution {
     }
 
     /// Creates a new execution beneath the guards of a request with these extensions.
-    pub(crate) fn beneath(extensions: &Extensions) -> Self {
+    pub(crate) fn beneath(extensions: &Extensions) -> Arc<Self> {
         let around = extensions.get::<Link>().and_then(|Link { execution, is_inside }| {
             if *is_inside { Some(Arc::clone(execution)) } else { execution.arrival.around.clone() }
         });
@@ -79,7 +78,7 @@ impl Execution {
     }
 
     /// Creates a new execution beneath the same guards, for a copy of the request.
-    fn beside(&self) -> Self {
+    fn beside(&self) -> Arc<Self> {
         match &self.arrival.around {
             Some(around) if self.arrival.ownership.is_some() && !around.has_begun() => around.for_extractor(),
             around => Self::new(around.clone(), None),
@@ -88,7 +87,7 @@ impl Execution {
 
     /// Creates a new execution for an extractor that runs while the last argument of this execution's handler is
     /// extracted.
-    fn for_extractor(self: &Arc<Self>) -> Self {
+    fn for_extractor(self: &Arc<Self>) -> Arc<Self> {
         Self::new(Some(Arc::clone(self)), Some(self.arrival.extractor_executions.add()))
     }
 

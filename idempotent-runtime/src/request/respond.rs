@@ -19,7 +19,7 @@ use crate::record::now_in_millis;
 use crate::record::{Record, RecordedBody, headers, trailers};
 use crate::request::active_guard::ActiveGuard;
 use crate::request::coverage::{polled_in, polled_in_each_poll};
-use crate::request::response_body::{Content, is_of_unknown_length};
+use crate::request::response_body::{Content, Piece, is_of_unknown_length};
 use crate::request::response_mark::{Mark, without_record};
 use crate::sync::tokio::runtime::Handle;
 
@@ -90,11 +90,12 @@ impl ResponseClassifier {
             }
             let streams = self.streams(&parts, &body, guard);
             match Content::read_now(body, self.policy.max_body()) {
-                Ok((whole, body)) if self.has_other_length(&parts, whole.len()) => {
-                    ClassifiedNow::Later(Response::from_parts(parts, body))
+                Ok(piece) if self.has_other_length(&parts, piece.bytes.len()) => {
+                    ClassifiedNow::Later(Response::from_parts(parts, piece.body))
                 }
-                Ok((whole, body)) => {
-                    let record = self.record(&parts, RecordedBody::Whole(whole), None);
+                Ok(Piece { bytes, owns_buffer, body }) => {
+                    let record = self.record(&parts, RecordedBody::Whole(bytes), None);
+                    let record = Record { owns_buffer, ..record };
                     let response = Response::from_parts(parts, body);
                     ClassifiedNow::Whole((response, Classification::Record(record), Outcome::Recorded))
                 }
@@ -181,6 +182,6 @@ impl ResponseClassifier {
             }
             RecordedBody::NotRecorded | RecordedBody::Sealed(_) => Vec::new(),
         };
-        Record { status: parts.status, headers, body, fingerprint: self.fingerprint, recorded_at: now_in_millis() }
+        Record::new(parts.status, headers, body, self.fingerprint, now_in_millis())
     }
 }

@@ -24,17 +24,41 @@ pub(super) enum Content {
     Broken(Body),
 }
 
+/// A body that is one piece in memory.
+pub(super) struct Piece {
+    pub(super) bytes: Bytes,
+    /// See [`Record::owns_buffer`](crate::record::Record::owns_buffer).
+    pub(super) owns_buffer: bool,
+    /// The body for the client.
+    pub(super) body: Body,
+}
+
+/// In bytes. A smaller body is copied, which costs less than the check whether it must be.
+const LARGE: usize = 4 * 1024;
+
+impl Piece {
+    fn of(bytes: Bytes) -> Self {
+        if bytes.len() < LARGE || !bytes.is_unique() {
+            return Self { owns_buffer: false, body: Body::from(bytes.clone()), bytes };
+        }
+        // Nobody else has the buffer, so this copies nothing.
+        let buffer = Vec::from(bytes);
+        let owns_buffer = buffer.capacity() - buffer.len() <= buffer.len() / 8;
+        let bytes = Bytes::from(buffer);
+        Self { owns_buffer, body: Body::from(bytes.clone()), bytes }
+    }
+}
+
 impl Content {
-    /// Returns the bytes of a body that is one piece in memory, and the body for the client. Any other body is returned
-    /// as an error, with nothing lost.
-    pub(super) fn read_now(mut body: Body, limit: usize) -> Result<(Bytes, Body), Body> {
+    /// Returns a body that is one piece in memory. Any other body is returned as an error, with nothing lost.
+    pub(super) fn read_now(mut body: Body, limit: usize) -> Result<Piece, Body> {
         if body.size_hint().exact().is_none_or(|length| length > limit as u64) {
             return Err(body);
         }
         let Some(first) = body.frame().now_or_never() else { return Err(body) };
         match first.map(|frame| frame.map(Frame::into_data)) {
-            None => Ok((Bytes::new(), Body::empty())),
-            Some(Ok(Ok(data))) if body.is_end_stream() => Ok((data.clone(), Body::from(data))),
+            None => Ok(Piece { bytes: Bytes::new(), owns_buffer: false, body: Body::empty() }),
+            Some(Ok(Ok(data))) if body.is_end_stream() => Ok(Piece::of(data)),
             Some(Ok(Ok(data))) => Err(Body::new(Resumed::new([Ok(Frame::data(data))], body))),
             Some(Ok(Err(trailers))) => Err(Body::new(Resumed::new([Ok(trailers)], body))),
             Some(Err(error)) => Err(Body::new(Resumed::new([Err(error.into())], Body::empty()))),

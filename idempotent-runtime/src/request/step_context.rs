@@ -18,7 +18,7 @@ pub(super) struct StepContext {
     /// Set when a handler begins to run under a claim.
     pub(super) steps: OnceLock<Steps>,
     /// The method and the URI of the request from which `Idempotency` was first extracted.
-    pub(super) target: OnceLock<(Method, Uri)>,
+    pub(super) target: OnceLock<Box<(Method, Uri)>>,
     pub(super) rejections: OnceLock<Arc<StepRejections>>,
 }
 

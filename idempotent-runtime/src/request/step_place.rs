@@ -42,7 +42,7 @@ impl Execution {
 
     /// Notes that `Idempotency` is extracted from a request with this method and URI.
     pub(super) fn set_target(&self, method: &Method, uri: &Uri) {
-        let _ = self.run.step_context.target.set((method.clone(), uri.clone()));
+        let _ = self.run.step_context.target.set(Box::new((method.clone(), uri.clone())));
     }
 
     /// Returns the execution whose steps are taken through this one.
@@ -78,7 +78,7 @@ impl Execution {
 
     /// Returns the guard under whose claim this execution runs: its own guard, or the nearest guard around it.
     fn claim_holder(self: &Arc<Self>) -> Option<&Arc<Self>> {
-        if self.claim.grant.get().is_some() && !self.claim.is_over.load(Ordering::Acquire) {
+        if self.claim.attempt.get().is_some() && !self.claim.is_over.load(Ordering::Acquire) {
             return Some(self);
         }
         self.claim.covered_by.get().or_else(|| self.shared())?.claim_holder()
@@ -87,11 +87,11 @@ impl Execution {
     /// Returns whether a guard took this request's key and holds no claim now, unless the guard let the request run
     /// unguarded.
     fn has_had_a_guard(&self) -> bool {
-        if self.claim.grant.get().is_some() {
+        if self.claim.attempt.get().is_some() {
             return self.run.step_context.steps.get().is_some() || self.transaction().is_some();
         }
         let around = self.claim.covered_by.get().or_else(|| self.shared());
-        self.identity.asked_for.get().is_some() || around.is_some_and(|around| around.has_had_a_guard())
+        self.identity.grant.get().is_some() || around.is_some_and(|around| around.has_had_a_guard())
     }
 
     /// Returns whether the claim belongs to a transaction: the claim of this execution, or of the guard under whose
@@ -112,7 +112,10 @@ impl Execution {
             let is_handler = !Arc::ptr_eq(this, self) || !this.has_answered();
             match (this.identity.policy.get().filter(|_| is_handler), this.run.step_context.target.get()) {
                 (Some(policy), _) => digest.add(policy.scope(), policy.location().function_path()),
-                (None, Some((method, uri))) => digest.add(method.as_str(), uri.path()),
+                (None, Some(target)) => {
+                    let (method, uri) = &**target;
+                    digest.add(method.as_str(), uri.path());
+                }
                 (None, None) => digest.add("", ""),
             }
             execution = this.around();
@@ -125,11 +128,12 @@ impl Execution {
     pub(super) fn path_under_key(self: &Arc<Self>) -> Option<Box<str>> {
         let mut digest = OwnerDigest::default();
         let mut execution = self;
-        while execution.claim.grant.get().is_none() && execution.identity.asked_for.get().is_none() {
+        while execution.identity.grant.get().is_none() {
             if let Some(policy) = execution.identity.policy.get() {
                 digest.add(policy.scope(), policy.location().function_path());
             }
-            if let Some((method, uri)) = execution.run.step_context.target.get() {
+            if let Some(target) = execution.run.step_context.target.get() {
+                let (method, uri) = &**target;
                 digest.add(method.as_str(), uri.path_and_query().map_or("", |target| target.as_str()));
             }
             let Some(around) = execution.claim.covered_by.get().or_else(|| execution.shared()) else { break };

@@ -117,13 +117,8 @@ impl StepClaim {
     /// Once this returns, every later attempt gets `json` in place of another execution, even after a crash.
     pub(crate) async fn record(self, name: &str, json: Vec<u8>) -> Result<(), StepErrorKind> {
         let owner = self.owner.as_deref().map(|owner| HeaderValue::from_str(owner).expect("hexadecimal digits"));
-        let record = Record {
-            status: StatusCode::OK,
-            headers: headers_of_result(owner),
-            body: RecordedBody::Whole(json.into()),
-            fingerprint: self.request.fingerprint,
-            recorded_at: now_in_millis(),
-        };
+        let (headers, body) = (headers_of_result(owner), RecordedBody::Whole(json.into()));
+        let record = Record::new(StatusCode::OK, headers, body, self.request.fingerprint, now_in_millis());
         if record.body_bytes().is_none_or(|json| json.len() <= self.max_result) {
             match self.try_to_complete(&record).await {
                 Err(StoreError::RecordRejected(_)) => {}

@@ -21,7 +21,7 @@ use crate::retries::Retries;
 use crate::step::claim::{Stage, StepClaim};
 use crate::step::error::StepErrorKind;
 use crate::step::names::{Owner, Owners};
-use crate::store::claim::{Claim, ClaimRequest, Held, Token};
+use crate::store::claim::{Claim, Held, Token};
 use crate::sync::tokio::time::Instant;
 
 /// The steps of one handler that runs under a claim.
@@ -29,8 +29,6 @@ pub(crate) struct Steps {
     pub(crate) registry: Registry,
     /// The handler's own claim.
     pub(crate) handler: Arc<Lease>,
-    /// The request of the handler's claim.
-    pub(crate) request: ClaimRequest,
     /// How long a result is kept after the end of the handler.
     pub(crate) ttl: Duration,
     /// The most bytes of JSON that a result may have.
@@ -60,7 +58,7 @@ impl Steps {
             store: self.handler.store.clone(),
             scope: self.handler.scope.clone(),
             key: self.handler.key.step(name),
-            request: self.request.with_token(Token::unique()),
+            request: self.handler.request().with_fingerprint(self.fingerprints.first).with_token(Token::unique()),
             ttl: self.ttl,
             max_result: self.max_result,
             handler: Arc::clone(&self.handler),
@@ -73,7 +71,7 @@ impl Steps {
         self.owners.take(name, owner)?;
         let mut claim = self.claim_of(name, owner);
         // If the other attempt has crashed, its lease expires before this deadline.
-        let two_leases = Deadline::after(self.request.lease.saturating_mul(2));
+        let two_leases = Deadline::after(self.handler.request().lease.saturating_mul(2));
         let mut retries = Retries::until(two_leases, Backoff::BETWEEN_CHECKS);
         loop {
             let asked_at = Instant::now();

@@ -261,6 +261,7 @@ impl RecordCache {
 /// that they are part of.
 fn copied(record: Record) -> Record {
     let body = match record.body {
+        RecordedBody::Whole(body) if record.owns_buffer => RecordedBody::Whole(body),
         RecordedBody::Whole(body) => RecordedBody::Whole(Bytes::copy_from_slice(&body)),
         RecordedBody::Sealed(body) => RecordedBody::Sealed(Bytes::copy_from_slice(&body)),
         RecordedBody::NotRecorded => RecordedBody::NotRecorded,

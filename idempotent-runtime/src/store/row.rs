@@ -106,7 +106,7 @@ impl StoredState {
                 let body = row.bytes("body")?.map(Into::into);
                 let (headers, body) = headers.with_body(body).map_err(|error| row.damaged(error))?;
                 let (status, recorded_at) = (status(row)?, recorded_at(row)?);
-                Ok(Self::Completed(Record { status, headers, body, fingerprint, recorded_at }))
+                Ok(Self::Completed(Record::new(status, headers, body, fingerprint, recorded_at)))
             }
         }
     }

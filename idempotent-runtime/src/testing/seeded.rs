@@ -178,14 +178,9 @@ impl<S: StoreAdmin> SeededClaim<S> {
     pub async fn complete(self, response: impl IntoResponse) -> Result<(), StoreError> {
         let (parts, body) = response.into_response().into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("the body of a recorded response is whole");
-        self.end(Ending::Completed(Record {
-            status: parts.status,
-            headers: headers::recorded(&parts.headers, &PolicyHandle::Handler(&DEFAULTS), Length::OfBody),
-            body: RecordedBody::Whole(body),
-            fingerprint: Fingerprint::from_bytes([0; 32]),
-            recorded_at: now_in_millis(),
-        }))
-        .await
+        let headers = headers::recorded(&parts.headers, &PolicyHandle::Handler(&DEFAULTS), Length::OfBody);
+        let (body, fingerprint) = (RecordedBody::Whole(body), Fingerprint::from_bytes([0; 32]));
+        self.end(Ending::Completed(Record::new(parts.status, headers, body, fingerprint, now_in_millis()))).await
     }
 
     /// Makes the other process die and its lease expire. The policy decides what happens next: its `ttl` begins now.

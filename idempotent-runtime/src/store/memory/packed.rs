@@ -82,8 +82,12 @@ impl Packed {
             bytes.extend_from_slice(text);
         }
         bytes.extend_from_slice(within);
-        // The body is copied, because a slice would keep alive the whole buffer that it is part of.
-        (Self(bytes.into()), is_apart.then(|| Bytes::copy_from_slice(body)))
+        // A slice would keep alive the whole buffer that it is part of.
+        let apart = || match &record.body {
+            RecordedBody::Whole(body) if record.owns_buffer => body.clone(),
+            _ => Bytes::copy_from_slice(body),
+        };
+        (Self(bytes.into()), is_apart.then(apart))
     }
 
     /// Unpacks the record. `apart` is the body that [`Packed::new`] returned apart.
@@ -101,17 +105,12 @@ impl Packed {
             headers.push((name, value));
         }
         let body = || apart.map_or_else(|| Bytes::copy_from_slice(within), Bytes::clone);
-        Record {
-            status: self.status(),
-            headers,
-            body: match self.body_kind() {
-                BodyKind::Whole => RecordedBody::Whole(body()),
-                BodyKind::Sealed => RecordedBody::Sealed(body()),
-                BodyKind::NotRecorded => RecordedBody::NotRecorded,
-            },
-            fingerprint: self.fingerprint(),
-            recorded_at: self.recorded_at(),
-        }
+        let body = match self.body_kind() {
+            BodyKind::Whole => RecordedBody::Whole(body()),
+            BodyKind::Sealed => RecordedBody::Sealed(body()),
+            BodyKind::NotRecorded => RecordedBody::NotRecorded,
+        };
+        Record::new(self.status(), headers, body, self.fingerprint(), self.recorded_at())
     }
 
     pub(super) fn key(&self) -> &[u8] {

@@ -39,13 +39,13 @@ fn claim_request() -> ClaimRequest {
 }
 
 fn record(body: Vec<u8>) -> Record {
-    Record {
-        status: StatusCode::CREATED,
-        headers: Vec::new(),
-        body: RecordedBody::Whole(body.into()),
-        fingerprint: Fingerprint::from_bytes([7; 32]),
-        recorded_at: UNIX_EPOCH,
-    }
+    Record::new(
+        StatusCode::CREATED,
+        Vec::new(),
+        RecordedBody::Whole(body.into()),
+        Fingerprint::from_bytes([7; 32]),
+        UNIX_EPOCH,
+    )
 }
 
 #[tokio::test]

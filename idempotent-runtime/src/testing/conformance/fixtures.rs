@@ -44,22 +44,24 @@ pub(super) fn record() -> Record {
         value.set_sensitive(true);
         (name, value)
     };
-    Record {
-        status: StatusCode::CREATED,
-        headers: vec![
-            header("content-type", b"text/plain"),
-            header("x-many", b"second"),
-            header("x-many", b"first"),
-            header("x-many", b""),
-            header("x-latin", b"caf\xe9"),
-            header("x-bytes", b"\xff\xfe\x80\t|\"{}"),
-            sensitive(header("x-account", b"4711")),
-            sensitive(header("x-account", b"\xff")),
-        ],
-        body: RecordedBody::Whole(Bytes::from_static(b"paid")),
-        fingerprint: fingerprint(1),
-        recorded_at: UNIX_EPOCH + Duration::from_millis(1_795_000_000_123),
-    }
+    let headers = vec![
+        header("content-type", b"text/plain"),
+        header("x-many", b"second"),
+        header("x-many", b"first"),
+        header("x-many", b""),
+        header("x-latin", b"caf\xe9"),
+        header("x-bytes", b"\xff\xfe\x80\t|\"{}"),
+        sensitive(header("x-account", b"4711")),
+        sensitive(header("x-account", b"\xff")),
+    ];
+    let body = RecordedBody::Whole(Bytes::from_static(b"paid"));
+    Record::new(
+        StatusCode::CREATED,
+        headers,
+        body,
+        fingerprint(1),
+        UNIX_EPOCH + Duration::from_millis(1_795_000_000_123),
+    )
 }
 
 pub(super) fn summary(record: &Record) -> (StatusCode, Option<usize>, SystemTime, Fingerprint) {
