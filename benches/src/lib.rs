@@ -11,5 +11,6 @@ pub mod machine;
 #[cfg(feature = "peers")]
 pub mod peers;
 pub mod plot;
+pub mod readme;
 pub mod report;
 pub mod scenario;

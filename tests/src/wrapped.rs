@@ -48,6 +48,11 @@ pub trait Wrapper: Send + Sync + 'static {
         self.inner().extend(key, ttl)
     }
 
+    /// As [`StoreAdmin::get`].
+    fn get(&self, key: &RecordKey) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send {
+        self.inner().get(key)
+    }
+
     /// As [`Store::changed`].
     fn changed(&self, key: &RecordKey) -> impl Future<Output = ()> + Send {
         self.inner().changed(key)
@@ -116,7 +121,7 @@ impl<W: Wrapper> Store for Wrapped<W> {
 
 impl<W: Wrapper> StoreAdmin for Wrapped<W> {
     async fn get(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
-        self.0.inner().get(key).await
+        self.0.get(key).await
     }
 
     async fn purge(&self, key: &RecordKey) -> Result<bool, StoreError> {

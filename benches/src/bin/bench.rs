@@ -1,4 +1,4 @@
-//! Runs every measurement, prints one table of the targets, and writes `RESULTS.md` and the plot.
+//! Runs every measurement, prints one table of the targets, and writes `RESULTS.md`, the plot and the costs in the README.
 
 use std::env;
 use std::fs;
@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, bail, ensure};
 use idempotent_benches::machine;
 use idempotent_benches::plot;
+use idempotent_benches::readme;
 use idempotent_benches::report::{Section, Table};
 
 const FOLDER: &str = env!("CARGO_MANIFEST_DIR");
@@ -17,7 +18,7 @@ usage: cargo xtask bench [measurement ...]
        cargo xtask bench --resume | --check | --set-budget
 
 Without arguments: all measurements, about 20 minutes; prints one table of ratios beside their targets, and writes
-benches/RESULTS.md and benches/latency.svg. --resume goes on where such a run has failed. With names: these alone, whose results are printed only.
+benches/RESULTS.md, benches/latency.svg and the costs in README.md. --resume goes on where such a run has failed. With names: these alone, whose results are printed only.
 --check holds the instructions of each path against benches/budget.toml; --set-budget writes that file.
 
 measurements: ";
@@ -115,7 +116,8 @@ fn write_results(sections: &[Section]) -> anyhow::Result<()> {
     text += &format!("## Targets\n\n{}\n", targets(sections).markdown());
     sections.iter().for_each(|section| text += &chapter(section));
     let path: PathBuf = Path::new(FOLDER).join("RESULTS.md");
-    fs::write(&path, text.trim_end().to_owned() + "\n").with_context(|| path.display().to_string())
+    fs::write(&path, text.trim_end().to_owned() + "\n").with_context(|| path.display().to_string())?;
+    readme::write(sections, &Path::new(FOLDER).with_file_name("README.md"))
 }
 
 fn targets(sections: &[Section]) -> Table {

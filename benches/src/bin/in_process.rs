@@ -182,8 +182,8 @@ async fn nanos(contender: &Contender, scenario: Scenario, body: &Bytes, requests
     let is_rejected = scenario == Scenario::RejectedDuplicate && contender.locks;
     let (path, expected) = if is_rejected { (HELD, StatusCode::CONFLICT) } else { (CHARGES, StatusCode::CREATED) };
     let runs_before = held_runs();
-    // Each round has its own key: the handler of an earlier round still runs, although its client has left.
-    let held = key(HELD_SERIES, round);
+    // Each round of each size has its own key: the earlier handlers still run, although their clients have left.
+    let held = key(HELD_SERIES, runs_before);
     let holder = is_rejected.then(|| {
         let (contender, body, held) = (contender.clone(), body.clone(), held.clone());
         tokio::spawn(async move { contender.answer(HELD, Some(&held), body).await })

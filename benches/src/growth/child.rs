@@ -37,6 +37,8 @@ pub enum Task {
         /// How long a round takes.
         seconds: f64,
     },
+    /// Many handlers, and many requests that wait.
+    Crowd(Engine),
 }
 
 /// Starts a process for the task.

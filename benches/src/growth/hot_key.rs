@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use idempotent_runtime::store::{Claim, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store};
+use idempotent_runtime::store::{Claim, MemoryStore, PostgresStore, RedisStore, SqliteStore, Store, StoreAdmin};
 use idempotent_tests::postgres::PostgresServer;
 use idempotent_tests::redis::RedisServer;
 use serde::{Deserialize, Serialize};
@@ -39,27 +39,45 @@ pub enum Engine {
 /// The rates of one key and of many keys per second, and the median of the quotients of the rounds.
 pub(super) type Rates = [(f64, f64, f64); 2];
 
-/// Measures replays, and rejections of a claimed key.
-pub(super) async fn rates(engine: Engine, seconds: f64) -> Rates {
+/// Work with a store of any kind.
+pub(super) trait WithStore {
+    type Outcome;
+
+    async fn run<S: StoreAdmin + Clone>(self, store: S) -> Self::Outcome;
+}
+
+/// Opens a new store, and closes it after the work.
+pub(super) async fn with_store<W: WithStore>(engine: Engine, work: W) -> W::Outcome {
     match engine {
-        Engine::Memory => of(MemoryStore::new(), engine, seconds).await,
+        Engine::Memory => work.run(MemoryStore::new()).await,
         Engine::Sqlite => {
             let folder = tempfile::tempdir().expect("a temporary folder");
-            let store = SqliteStore::open(folder.path().join("store.db")).await.expect("the store opens");
-            of(store, engine, seconds).await
+            work.run(SqliteStore::open(folder.path().join("store.db")).await.expect("the store opens")).await
         }
         Engine::Redis => {
             let server = RedisServer::start(&[]).await;
-            let store = RedisStore::connect(&server.url()).await.expect("the server answers");
-            of(store, engine, seconds).await
+            work.run(RedisStore::connect(&server.url()).await.expect("the server answers")).await
         }
         Engine::Postgres => {
             let server = PostgresServer::start(&["fsync=on"]).await;
             let store = PostgresStore::new(pool(&server.database().await, 16).await);
             store.migrate().await.expect("the tables are made");
-            of(store, engine, seconds).await
+            work.run(store).await
         }
     }
+}
+
+/// Measures replays, and rejections of a claimed key.
+pub(super) async fn rates(engine: Engine, seconds: f64) -> Rates {
+    struct Measuring(Engine, f64);
+    impl WithStore for Measuring {
+        type Outcome = Rates;
+
+        async fn run<S: StoreAdmin + Clone>(self, store: S) -> Rates {
+            of(store, self.0, self.1).await
+        }
+    }
+    with_store(engine, Measuring(engine, seconds)).await
 }
 
 async fn of<S: Store>(store: S, engine: Engine, seconds: f64) -> Rates {

@@ -5,6 +5,7 @@
 
 mod child;
 mod clients;
+mod crowd;
 mod hot_key;
 mod map;
 mod pauses;
@@ -26,6 +27,11 @@ impl Scale {
     fn seconds(self, full: f64) -> f64 {
         full * self.0.clamp(0.1, 1.0)
     }
+
+    /// The first of these in a run that is scaled down, and all of them in a full one.
+    fn part_of<T>(self, all: &[T]) -> &[T] {
+        if self.0 < 1.0 { &all[..1] } else { all }
+    }
 }
 
 /// Runs all measurements.
@@ -39,6 +45,7 @@ pub async fn measure(scale: Scale) -> anyhow::Result<Section> {
     clients::measure(&mut section, scale)?;
     processes::measure(&mut section, scale).await?;
     hot_key::measure(&mut section, scale)?;
+    crowd::measure(&mut section, scale)?;
     Ok(section)
 }
 
@@ -53,5 +60,6 @@ pub async fn run(task: Task) {
         Task::Clients { clients, seconds } => answer(&clients::rates(clients, seconds).await),
         Task::Pairs(work) => answer(&processes::pairs(&work).await),
         Task::HotKey { store, seconds } => answer(&hot_key::rates(store, seconds).await),
+        Task::Crowd(store) => answer(&crowd::rates(store).await),
     }
 }

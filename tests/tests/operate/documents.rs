@@ -160,6 +160,31 @@ fn readme_has_at_most_1200_words() {
     assert!(words <= 1_200, "{words} words: move details to the guide");
 }
 
+/// The cells of the rows of all tables in a document.
+fn rows(document: &str) -> impl Iterator<Item = Vec<&str>> {
+    let rows = document.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+    rows.map(|row| row.split('|').map(str::trim).collect())
+}
+
+/// `cargo xtask bench` writes both.
+#[test]
+fn costs_in_the_readme_are_those_of_the_results() {
+    let (readme, results) = (read("README.md"), read("benches/RESULTS.md"));
+    let (_, costs) = readme.split_once("<!--costs-->").expect("the costs begin");
+    let (costs, _) = costs.split_once("<!--/costs-->").expect("the costs end");
+    let mut compared = 0;
+    for cells in rows(costs).filter(|cells| cells.len() == 6 && cells[0].ends_with('B')) {
+        let of_results = rows(&results).find(|row| row[0] == cells[0]).unwrap_or_else(|| panic!("no {:?}", cells[0]));
+        let nanos: f64 = of_results[1].split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("nanoseconds");
+        let micros: f64 = cells[1].trim_end_matches("µs").replace('−', "-").parse().expect("microseconds");
+        assert!((nanos / 1_000.0 - micros).abs() <= 0.005 + 0.005 * micros.abs(), "{cells:?}: {of_results:?}");
+        let of_peers: Vec<_> = of_results[2..].iter().map(|cell| cell.replace(' ', "")).collect();
+        assert_eq!(cells[2..], of_peers, "{:?}", cells[0]);
+        compared += 1;
+    }
+    assert_eq!(compared, 7);
+}
+
 /// crates.io shows a part of the README, so each statement must have only one wording.
 #[test]
 fn crate_readme_has_only_sections_of_the_readme() {
