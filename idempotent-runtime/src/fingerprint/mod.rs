@@ -13,6 +13,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::hexadecimal::hexadecimal;
+
 /// The digest of a request's content, under one record key: 32 bytes, shown as 64 hexadecimal digits. Two requests with
 /// one record key are the same if all 32 bytes are equal.
 ///
@@ -63,7 +65,7 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hexadecimal(&self.0))
     }
 }
 
