@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
+use redis::Cmd;
 use tokio::sync::Notify;
 
 use crate::background_task::BackgroundTask;
@@ -96,18 +98,27 @@ impl Drop for Taken<'_> {
 }
 
 impl Names {
-    /// Sends the names that have waited for so long. If a claim ends while its name is sent, the name may stay: what reads the
-    /// index removes it.
+    /// Sends the names that have waited for so long.
     async fn send(&self, at_least: Duration) {
-        let due: Vec<_> = {
+        let rests = {
+            // Kept until the names are sent, so that the script that ends a claim comes after its name.
             let mut waiting = lock(&self.waiting);
-            let due = waiting.extract_if(|_, waiting| waiting.since.elapsed() >= at_least);
-            due.collect()
+            let due: Vec<_> = waiting.extract_if(|_, waiting| waiting.since.elapsed() >= at_least).collect();
+            let rests: Vec<_> =
+                self.entering(&due).into_iter().filter_map(|enter| self.unawaited.begin(enter)).collect();
+            drop(waiting);
+            rests
         };
+        join_all(rests).await;
+    }
+
+    /// Returns the commands that add the names to their sets.
+    fn entering(&self, names: &[(Vec<u8>, Waiting)]) -> Vec<Cmd> {
         let mut of_sets: HashMap<&str, Vec<_>> = HashMap::new();
-        for (name, waiting) in due {
-            of_sets.entry(set_of(&self.sets, &name)).or_default().push((waiting.expires_at, name));
+        for (name, waiting) in names {
+            of_sets.entry(set_of(&self.sets, name)).or_default().push((waiting.expires_at, name));
         }
+        let mut commands = Vec::new();
         for (set, names) in of_sets {
             for some in names.chunks(MOST) {
                 let mut enter = redis::cmd("ZADD");
@@ -115,9 +126,10 @@ impl Names {
                 for (expires_at, name) in some {
                     enter.arg(*expires_at).arg(name);
                 }
-                self.unawaited.send(enter).await;
+                commands.push(enter);
             }
         }
+        commands
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod connection;
 pub(crate) mod connection_limit;
 pub(crate) mod credentials;
 pub(crate) mod eviction;
+pub(crate) mod forbidden;
 pub(crate) mod given_back;
 pub(crate) mod index;
 pub(crate) mod inner;

@@ -199,14 +199,7 @@ impl RedisStoreBuilder {
         if !self.allow_eviction {
             server::reject_eviction(&connection).await?;
         }
-        let acknowledged = match (self.wait, &origin, &connection) {
-            (None, ..) => None,
-            (Some((replicas, timeout)), Some(_), Connection::Single(connection)) => {
-                let connections: RedisResult<_> = (0..WAITING_CONNECTIONS).map(|_| connection.beside()).collect();
-                Some(Acknowledged::new(replicas, timeout, connections.map_err(RedisOpenError::Unreachable)?))
-            }
-            _ => return Err(RedisOpenError::CannotWait),
-        };
+        let acknowledged = acknowledged(self.wait, origin.is_some(), &connection)?;
         let (channel, index) = (format!("{}ended", self.prefix), index::name(&self.prefix));
         let claims = index::names_of_expiring(&self.prefix, !connection.sends_once());
         let (scripts, unawaited) = (Scripts::new(version >= (7, 0)), Unawaited::over(connection.clone()));
@@ -241,6 +234,22 @@ impl RedisStoreBuilder {
         };
         rights::try_all(&inner).await?;
         Ok(RedisStore(Arc::new(inner)))
+    }
+}
+
+/// Returns the connections that wait for replicas, if the builder asked for that.
+fn acknowledged(
+    wait: Option<(usize, Duration)>,
+    has_address: bool,
+    connection: &Connection,
+) -> Result<Option<Acknowledged>, RedisOpenError> {
+    match (wait, connection) {
+        (None, _) => Ok(None),
+        (Some((replicas, timeout)), Connection::Single(connection)) if has_address => {
+            let connections: RedisResult<_> = (0..WAITING_CONNECTIONS).map(|_| connection.beside()).collect();
+            Ok(Some(Acknowledged::new(replicas, timeout, connections.map_err(RedisOpenError::Unreachable)?)))
+        }
+        _ => Err(RedisOpenError::CannotWait),
     }
 }
 

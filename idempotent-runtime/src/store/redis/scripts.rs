@@ -12,7 +12,7 @@
 //! without a scan of the whole server. In a Cluster, the set is mostly on another server. A script that cannot reach it
 //! says so, and the store changes the set itself. Claims that expire have other sets: see `index`.
 
-use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
+use redis::Script;
 
 /// Parses exactly the text that is written for a claim. Any other value is no claim. It uses a pattern, because
 /// decoding JSON takes several times as long.
@@ -345,12 +345,4 @@ impl Source {
         let hash = Script::new(&text).get_hash().to_owned();
         Self { text, hash }
     }
-}
-
-/// Returns whether the user may not use a command or a name, or the server has no such command.
-pub(super) fn may_not(error: &RedisError) -> bool {
-    // Before version 7, the error of a command in a script is part of a longer text.
-    let text = error.to_string();
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
-        || ["NOPERM", "unknown command", "Unknown Redis command"].iter().any(|what| text.contains(what))
 }

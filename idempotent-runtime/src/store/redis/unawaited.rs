@@ -24,6 +24,13 @@ impl Unawaited {
 
     /// Sends a command that changes the index of claims. Waits for the answer only if too many commands have none yet.
     pub(super) async fn send(&self, command: Cmd) {
+        if let Some(rest) = self.begin(command) {
+            rest.await;
+        }
+    }
+
+    /// Sends the command. Returns a future that waits for the answer if too many commands have none yet.
+    pub(super) fn begin(&self, command: Cmd) -> Option<impl Future<Output = ()> + use<>> {
         let room = Arc::clone(&self.room).try_acquire_owned();
         let may_return = room.is_ok();
         let connection = self.connection.clone();
@@ -34,12 +41,14 @@ impl Unawaited {
             }
             drop(room);
         });
-        if !may_return {
-            return sending.await;
-        }
         // The command is sent before this returns, so the command that ends the claim comes after it.
-        if sending.as_mut().now_or_never().is_none() {
-            drop(crate::sync::tokio::spawn(sending));
+        if sending.as_mut().now_or_never().is_some() {
+            return None;
         }
+        if !may_return {
+            return Some(sending);
+        }
+        drop(crate::sync::tokio::spawn(sending));
+        None
     }
 }
