@@ -69,6 +69,7 @@ mod deadline;
 mod error_text;
 mod fingerprint;
 pub mod guide;
+mod hexadecimal;
 mod idempotency_key;
 #[cfg(feature = "inspector")]
 pub mod inspector;

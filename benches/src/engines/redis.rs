@@ -1,4 +1,5 @@
-//! Redis: one script for each operation, compared with bare commands of the same size over the same kind of connection.
+//! Redis: claims in pipelines and records in scripts, compared with bare commands of the same size over the same kind of
+//! connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,11 +69,12 @@ pub async fn measure(section: &mut Section, effort: Effort) {
          {completed_bytes} for a record."
     ));
     section.text.push(
-        "The other rows show why the targets for Redis are missed. Redis 7 has no command that writes only for the holder of a \
-         token, so a completion is a script, and a script takes longer than a command. `redis-benchmark`, pipelined on an idle \
-         machine, measured 142 000 `SET`s of a record's size per second, 93 000 scripts with only such a `SET`, and 85 000 \
-         scripts that also compare a token. A replay does more than `GET`: it would claim the key if the key had no entry, and \
-         it parses the record's JSON, while the bare command's answer is not read."
+        "While calls are under way, the claims of other callers gather for one pipeline, and their completions for one script of \
+         up to 32 keys. The round trips are those of a lone caller. Redis 7 has no command that writes only for the holder of a \
+         token, so a completion is a script. In batches of 32, the server spent 3.3 µs of processor time on a `SET` of a claim's or \
+         a record's size, 5.2 µs on each key of a script with only such a `SET`, and 6.2 µs if the script also compares a token. A \
+         replay does more than `GET`: it would claim the key if the key had no entry, and it parses the record's JSON, while the \
+         bare command's answer is not read."
             .to_owned(),
     );
 }

@@ -13,6 +13,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::hexadecimal::hexadecimal;
+
 /// The digest of a request's content, under one record key: 32 bytes, shown as 64 hexadecimal digits. Two requests with
 /// one record key are the same if all 32 bytes are equal.
 ///
@@ -63,7 +65,7 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hexadecimal(&self.0))
     }
 }
 
@@ -86,10 +88,10 @@ impl FromStr for Fingerprint {
         if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(MalformedFingerprint);
         }
+        let value = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { (digit | 0x20) - b'a' + 10 };
         let mut digest = [0; 32];
         for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digits = str::from_utf8(digits).map_err(|_| MalformedFingerprint)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| MalformedFingerprint)?;
+            *byte = value(digits[0]) << 4 | value(digits[1]);
         }
         Ok(Self(digest))
     }

@@ -20,6 +20,8 @@
 
 #[cfg(feature = "__transactions")]
 pub(crate) mod active_transactions;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod batcher;
 #[cfg(feature = "near-cache")]
 pub(crate) mod cache;
 pub(crate) mod claim;

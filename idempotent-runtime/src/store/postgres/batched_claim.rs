@@ -10,7 +10,7 @@ use crate::store::claim::ClaimRequest;
 use crate::store::claim_decision::{ExistingClaim, StoredState};
 use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
-use crate::store::postgres::batcher::{Batched, LARGEST, place_of};
+use crate::store::postgres::batched::{Batched, LARGEST, place_of};
 use crate::store::postgres::row;
 use crate::store::postgres::statements::Query;
 

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use crate::record::{Record, unix_millis};
-use crate::store::postgres::batcher::{Batched, place_of};
+use crate::store::postgres::batched::{Batched, place_of};
 use crate::store::postgres::statements::Query;
 
 /// The operation took effect. If it has no such answer, the statements for one claim find out why.

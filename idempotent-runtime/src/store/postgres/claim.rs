@@ -6,14 +6,15 @@ use std::sync::Arc;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
+use crate::store::batcher::{Lead, Outcome};
 use crate::store::claim::{Claim, ClaimRequest, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text};
 use crate::store::error::StoreError;
 use crate::store::given_back::given_back;
 use crate::store::line::Call;
+use crate::store::postgres::batched::{LARGEST, Session};
 use crate::store::postgres::batched_claim::BatchedClaim;
-use crate::store::postgres::batcher::{LARGEST, Lead, Outcome};
 use crate::store::postgres::failure::{
     claim_error, is_ended_before, is_lost, is_read_only, is_transient, lost_error, store_error,
 };
@@ -55,7 +56,7 @@ struct Alone<'a> {
 
 impl Alone<'_> {
     /// Repeats the statement until it takes effect or returns an existing row.
-    async fn send(&self, lead: Option<Lead>, mut may_be_lost: bool) -> Result<Claim, StoreError> {
+    async fn send(&self, lead: Option<Lead<Session>>, mut may_be_lost: bool) -> Result<Claim, StoreError> {
         let Self { inner, key, request, .. } = *self;
         // Kept until the claim is answered, so that other claims gather in the meantime.
         let mut lead = match lead {
@@ -66,15 +67,15 @@ impl Alone<'_> {
         // If another claim commits after the snapshot of this statement, the statement inserts no row and does not see the
         // other claim's row. The second round sees it. More rounds help a key that is claimed and released again and again.
         for _ in 0..ROUNDS {
-            let row = match lead.connection.fetch_optional(self.query()).await {
+            let row = match lead.session.connection.fetch_optional(self.query()).await {
                 Ok(Some(row)) => row,
                 Ok(None) => continue,
                 Err(error) if is_transient(&error) => continue,
                 Err(error) if may_be_lost && may_be_sent_again(&error, request) => {
                     // The most frequent cause is a connection that was idle for too long.
                     may_be_lost = false;
-                    drop(lead.connection);
-                    lead.connection = inner.pools.own().acquire().await.map_err(store_error)?;
+                    drop(lead.session.connection);
+                    lead.session.connection = inner.pools.own().acquire().await.map_err(store_error)?;
                     continue;
                 }
                 Err(error) => return Err(claim_error(error)),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use sqlx::Row as _;
 
 use crate::record::unix_millis;
+use crate::store::batcher::{Batcher, Lead, Outcome};
 use crate::store::claim::Held;
 use crate::store::columns::span_millis;
 use crate::store::error::StoreError;
 use crate::store::given_back::REMEMBERED;
+use crate::store::postgres::batched::{Batched, InStatement, LARGEST, Session};
 use crate::store::postgres::batched_end::{BatchedCompletion, BatchedRelease};
-use crate::store::postgres::batcher::{Batched, Batcher, LARGEST, Lead, Outcome};
 use crate::store::postgres::failure::{is_lost, is_read_only, lost_error, record_error, store_error};
 use crate::store::postgres::inner::Inner;
 use crate::store::postgres::retry::{retried, retried_after};
@@ -62,7 +63,7 @@ pub(super) async fn release(inner: &Inner, released: BatchedRelease) -> Result<H
 /// Sends the operation together with others that wait, or sends `query` alone. `query` returns a row if it took effect.
 async fn held<B: Batched>(
     inner: &Inner,
-    batcher: &Arc<Batcher<B>>,
+    batcher: &Arc<Batcher<InStatement<B>>>,
     operation: &Arc<B>,
     query: impl Fn() -> Query,
 ) -> Result<Held, StoreError> {
@@ -80,7 +81,7 @@ async fn held<B: Batched>(
 /// Sends `query` in a statement of its own, first over the connection of `lead` if there is one.
 async fn alone(
     inner: &Inner,
-    mut lead: Option<Lead>,
+    mut lead: Option<Lead<Session>>,
     may_be_sent_again: fn(&sqlx::Error) -> bool,
     query: impl Fn() -> Query,
 ) -> Result<Held, StoreError> {
@@ -89,7 +90,7 @@ async fn alone(
         async move {
             match lead {
                 // Kept until the statement is answered, so that other operations gather in the meantime.
-                Some(mut lead) => lead.connection.fetch_optional(query).await,
+                Some(mut lead) => lead.session.connection.fetch_optional(query).await,
                 None => query.fetch_optional(inner.pools.own()).await,
             }
         }

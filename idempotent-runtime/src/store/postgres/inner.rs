@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::store::active_transactions::ActiveTransactions;
+use crate::store::batcher::Batcher;
 use crate::store::postgres::advisory_locks::lock;
+use crate::store::postgres::batched::InStatement;
 use crate::store::postgres::batched_claim::BatchedClaim;
 use crate::store::postgres::batched_end::{BatchedCompletion, BatchedRelease};
-use crate::store::postgres::batcher::Batcher;
 use crate::store::postgres::expired_deletion::ExpiredDeletion;
 use crate::store::postgres::listener::Listener;
 use crate::store::postgres::pools::Pools;
@@ -23,9 +24,9 @@ pub(super) struct Inner {
     pub(super) listener: Listener,
     pub(super) expired_deletion: ExpiredDeletion,
     pub(super) running: Arc<ActiveTransactions>,
-    pub(super) claims: Arc<Batcher<BatchedClaim>>,
-    pub(super) completions: Arc<Batcher<BatchedCompletion>>,
-    pub(super) releases: Arc<Batcher<BatchedRelease>>,
+    pub(super) claims: Arc<Batcher<InStatement<BatchedClaim>>>,
+    pub(super) completions: Arc<Batcher<InStatement<BatchedCompletion>>>,
+    pub(super) releases: Arc<Batcher<InStatement<BatchedRelease>>>,
 }
 
 impl Inner {

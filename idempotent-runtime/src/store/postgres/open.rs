@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::store::postgres::advisory_locks::lock;
-use crate::store::postgres::batcher::Batcher;
+use crate::store::postgres::batched::InStatement;
 use crate::store::postgres::expired_deletion::ExpiredDeletion;
 use crate::store::postgres::in_clear;
 use crate::store::postgres::inner::Inner;
@@ -100,9 +100,9 @@ impl PostgresStoreBuilder {
             listener: Listener::new(channel.clone()),
             expired_deletion: ExpiredDeletion::new(Arc::clone(&pools), &statements, lock, self.deletion_interval),
             running: Arc::default(),
-            claims: Batcher::new(Arc::clone(&pools), statements.claim_many.clone(), channel.clone()),
-            completions: Batcher::new(Arc::clone(&pools), statements.complete_many.clone(), channel.clone()),
-            releases: Batcher::new(Arc::clone(&pools), statements.release_many.clone(), channel),
+            claims: InStatement::batcher(Arc::clone(&pools), statements.claim_many.clone(), channel.clone()),
+            completions: InStatement::batcher(Arc::clone(&pools), statements.complete_many.clone(), channel.clone()),
+            releases: InStatement::batcher(Arc::clone(&pools), statements.release_many.clone(), channel),
             pools,
             schema,
             statements,

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 #[cfg(feature = "redis-cluster")]
 use redis::cluster_async::ClusterConnection;
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value,
+};
 use tokio::sync::Mutex;
 
 use crate::store::columns::span_millis;
@@ -63,7 +65,7 @@ impl Connection {
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
-        keys: &[Vec<u8>],
+        keys: &[impl AsRef<[u8]>],
         arguments: &[Argument<'_>],
     ) -> RedisResult<T> {
         self.run_and_tell(script, keys, arguments, || ()).await
@@ -73,7 +75,7 @@ impl Connection {
     pub(super) async fn run_and_tell<T: FromRedisValue>(
         &self,
         script: &Source,
-        keys: &[Vec<u8>],
+        keys: &[impl AsRef<[u8]>],
         arguments: &[Argument<'_>],
         before_second: impl FnOnce(),
     ) -> RedisResult<T> {
@@ -90,7 +92,7 @@ impl Connection {
     pub(super) async fn run_once<T: FromRedisValue>(
         &self,
         script: &Source,
-        keys: &[Vec<u8>],
+        keys: &[impl AsRef<[u8]>],
         arguments: &[Argument<'_>],
     ) -> RedisResult<T> {
         match self.send(&invocation("EVALSHA", &script.hash, keys, arguments)).await {
@@ -98,6 +100,22 @@ impl Connection {
                 self.send(&invocation("EVAL", &script.text, keys, arguments)).await
             }
             done => done,
+        }
+    }
+
+    /// Sends commands in one round trip that have the same effect if they are sent twice.
+    pub(super) async fn query_many(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        match self.send_many(commands).await {
+            Err(error) if self.may_repeat(&error) => self.send_many(commands).await.or(Err(error)),
+            answer => answer,
+        }
+    }
+
+    async fn send_many<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
+        match self {
+            Self::Single(connection) => Ok(from_redis_value(connection.send(Sent::Many(commands)).await?)?),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => commands.query_async(&mut cluster.clone()).await,
         }
     }
 
@@ -120,15 +138,14 @@ impl Connection {
         script: &Source,
         runs: &[(Vec<u8>, Vec<Argument<'_>>)],
     ) -> Option<RedisResult<Vec<T>>> {
-        #[cfg(feature = "redis-cluster")]
-        let Self::Single(connection) = self else { return None };
-        #[cfg(not(feature = "redis-cluster"))]
-        let Self::Single(connection) = self;
+        if !self.sends_once() {
+            return None;
+        }
         let mut all = redis::pipe();
         for (key, arguments) in runs {
             all.add_command(invocation("EVALSHA", &script.hash, slice::from_ref(key), arguments));
         }
-        Some(connection.send(Sent::Many(&all)).await.and_then(|answers| Ok(from_redis_value(answers)?)))
+        Some(self.send_many(&all).await)
     }
 
     /// Returns all servers that have keys of their own.
@@ -166,9 +183,18 @@ impl Argument<'_> {
     }
 }
 
-fn invocation(command: &str, script: &str, keys: &[Vec<u8>], arguments: &[Argument<'_>]) -> Cmd {
-    let mut invocation = redis::cmd(command);
-    invocation.arg(script).arg(keys.len()).arg(keys);
+/// The largest number of digits of an argument.
+const DIGITS: usize = 20;
+
+fn invocation(command: &str, script: &str, keys: &[impl AsRef<[u8]>], arguments: &[Argument<'_>]) -> Cmd {
+    let texts = arguments.iter().map(|argument| if let Argument::Text(text) = argument { text.len() } else { DIGITS });
+    let bytes = keys.iter().map(|key| key.as_ref().len()).chain(texts).sum::<usize>();
+    let mut invocation =
+        Cmd::with_capacity(3 + keys.len() + arguments.len(), command.len() + script.len() + DIGITS + bytes);
+    invocation.arg(command).arg(script).arg(keys.len());
+    for key in keys {
+        invocation.arg(key.as_ref());
+    }
     for argument in arguments {
         match argument {
             Argument::Text(text) => invocation.arg(*text),
@@ -201,7 +227,7 @@ impl Acknowledged {
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
-        keys: &[Vec<u8>],
+        keys: &[impl AsRef<[u8]>],
         arguments: &[Argument<'_>],
         before_second: impl FnOnce(),
     ) -> RedisResult<(T, usize)> {

@@ -7,23 +7,21 @@
 //! next request with the key adds the missing name. The next count removes a name without a claim.
 //!
 //! The names of claims that expire are sorted by their expiry. A claim by `SET` is granted before its name is in the
-//! set: the name follows on the same connection, and no request waits for it. If the process dies in between, only a
-//! listing shows the claim. The script that ends the claim removes the name. In a Cluster, the names are spread over
+//! set: the name follows some milliseconds later if the claim has not ended by then, and no request waits for it (see
+//! `late_names`). If the process dies in between, only a listing shows the claim. The script that ends the claim removes the name. In a Cluster, the names are spread over
 //! several sets, so the store removes the name, and no request waits for that either. The name of an expired claim is
 //! removed when operators read it, and with each count of unknown outcomes.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::try_join_all;
-use redis::{Cmd, RedisResult};
+use redis::RedisResult;
 
 use crate::key::RecordKey;
-use crate::store::columns::span_millis;
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::redis::inner::Inner;
+use crate::store::redis::late_names::expiry_after;
 use crate::store::redis::listing::{self, Found, Names, Position, TOGETHER};
 
 /// The number of sets that share the claims that expire in a Cluster. A single set would be on a single server.
@@ -54,16 +52,14 @@ pub(super) async fn enter(inner: &Inner, key: &RecordKey) -> Result<(), StoreErr
     entered.map_err(StoreError::unavailable)
 }
 
-/// Sends the name of a claim that was made and expires.
-pub(super) async fn enter_expiring(inner: &Arc<Inner>, key: &RecordKey, ttl: Duration) {
-    let name = inner.name(key);
-    let set = inner.claims_of(&name);
-    send(inner, redis::cmd("ZADD").arg(set).arg(after(ttl)).arg(&name).to_owned()).await;
-}
-
 /// Takes the answer of a script that ended a claim or a record. Removes the name from the sets if the script could not.
 /// Returns the answer.
-pub(super) async fn ended(inner: &Arc<Inner>, key: &RecordKey, answer: u32) -> u32 {
+pub(super) async fn ended(inner: &Inner, key: &RecordKey, answer: u32) -> u32 {
+    if answer > 0
+        && let Some(name) = inner.late_names.take(&inner.name(key))
+    {
+        name.has_ended();
+    }
     // Most claims end here, because the script has removed their names.
     if answer != 2 && !inner.is_cluster() {
         return answer;
@@ -75,41 +71,16 @@ pub(super) async fn ended(inner: &Arc<Inner>, key: &RecordKey, answer: u32) -> u
         let _: RedisResult<()> = inner.connection.query(&remove).await;
     }
     if inner.is_cluster() && (1..=2).contains(&answer) {
-        send(inner, redis::cmd("ZREM").arg(inner.claims_of(&name)).arg(&name).to_owned()).await;
+        inner.unawaited.send(redis::cmd("ZREM").arg(inner.claims_of(&name)).arg(&name).to_owned()).await;
     }
     answer
 }
 
-/// Sends the command. Waits for the answer only if too many commands have none yet.
-async fn send(inner: &Arc<Inner>, command: Cmd) {
-    let room = Arc::clone(&inner.unanswered).try_acquire_owned();
-    let may_return = room.is_ok();
-    let shared = Arc::clone(inner);
-    let mut sending = Box::pin(async move {
-        // The listing of all entries shows the claim too, and removes no name.
-        if let Err(error) = shared.connection.query::<()>(&command).await {
-            tracing::debug!(%error, "the name of a claim could not be changed in the index of claims");
-        }
-        drop(room);
-    });
-    if !may_return {
-        return sending.await;
-    }
-    // The command is sent before this returns, so the command that ends the claim comes after it.
-    if sending.as_mut().now_or_never().is_none() {
-        drop(crate::sync::tokio::spawn(sending));
-    }
-}
-
-/// Returns that time from now in milliseconds, by this machine's clock. If the clock is wrong, a later check corrects
-/// the result.
-fn after(span: Duration) -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    span_millis(now).saturating_add(span_millis(span))
-}
-
 /// Returns the claims in the order in which the servers scan their sets.
 pub(super) async fn claims(inner: &Inner, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+    if cursor.is_none() {
+        inner.late_names.flush().await;
+    }
     if cursor.is_none() && !inner.is_cluster() {
         // The answer comes after all names that this process has sent have arrived.
         let look = redis::cmd("EXISTS").arg(&inner.claims).to_owned();
@@ -183,7 +154,7 @@ impl<'a> Set<'a> {
         let mut enter = redis::cmd(if self.is_endless { "SADD" } else { "ZADD" });
         enter.arg(self.name);
         if let Some(left) = entry.expires_in {
-            enter.arg(after(left));
+            enter.arg(expiry_after(left));
         }
         enter.arg(inner.name(&entry.key));
         inner.operators.query(&enter).await.map_err(|error| inner.error(error))
@@ -258,7 +229,7 @@ pub(super) async fn count_unknown_outcomes(inner: &Inner) -> Result<UnknownOutco
 /// Removes the names of claims that have expired. The names of claims that were renewed get a later time.
 async fn remove_expired_names(inner: &Inner, set: Set<'_>) -> Result<(), StoreError> {
     let mut expired = redis::cmd("ZRANGE");
-    expired.arg(set.name).arg("-inf").arg(after(Duration::ZERO)).arg("BYSCORE");
+    expired.arg(set.name).arg("-inf").arg(expiry_after(Duration::ZERO)).arg("BYSCORE");
     expired.arg("LIMIT").arg(0).arg(EXPIRED_AT_ONCE);
     let names: Vec<Vec<u8>> = inner.operators.query(&expired).await.map_err(|error| inner.error(error))?;
     for entry in members(inner, set, &keys_of(inner, &names)).await? {

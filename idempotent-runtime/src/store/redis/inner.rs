@@ -3,25 +3,29 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use redis::{FromRedisValue, RedisError};
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::hexadecimal::hexadecimal;
 use crate::key::RecordKey;
+use crate::store::batcher::Batcher;
 use crate::store::claim::Token;
 use crate::store::entry::Entry;
 use crate::store::error::{StoreError, Waited};
 use crate::store::given_back::{REMEMBERED, RememberedTokens};
 use crate::store::line::Call;
+use crate::store::redis::batched_claim::InPipeline;
+use crate::store::redis::batched_completion::InScript;
 use crate::store::redis::connection::{Acknowledged, Argument, Connection};
 use crate::store::redis::connection_limit::is_about_connections;
 use crate::store::redis::eviction::EvictionWatch;
 use crate::store::redis::given_back;
+use crate::store::redis::late_names::{LateNames, set_of};
 use crate::store::redis::listener::Listener;
 use crate::store::redis::names;
 use crate::store::redis::scripts::{Scripts, Source};
+use crate::store::redis::unawaited::Unawaited;
 use crate::store::redis::value;
 
 pub(super) struct Inner {
@@ -36,8 +40,10 @@ pub(super) struct Inner {
     pub(super) index: String,
     /// The names of the sets of claims that expire. There are several in a Cluster.
     pub(super) claims: Vec<String>,
-    /// A limit on the calls in progress that no request waits for.
-    pub(super) unanswered: Arc<Semaphore>,
+    pub(super) claiming: Arc<Batcher<InPipeline>>,
+    pub(super) completing: Arc<Batcher<InScript>>,
+    pub(super) unawaited: Unawaited,
+    pub(super) late_names: LateNames,
     pub(super) scripts: Scripts,
     /// The check for eviction. `None` if eviction is allowed.
     pub(super) eviction: Option<EvictionWatch>,
@@ -57,15 +63,12 @@ impl Inner {
     /// Returns the message about the end of a claim: a digest of the name, as 64 hexadecimal digits. Channels have
     /// neither databases nor key patterns, so users who may not read the key may receive the message.
     pub(super) fn message_of(name: &[u8]) -> String {
-        format!("{:x}", Bytes::from_owner(Sha256::digest(name)))
+        hexadecimal(&Sha256::digest(name).into())
     }
 
     /// Returns the set of claims that expire which contains this name.
     pub(super) fn claims_of(&self, name: &[u8]) -> &str {
-        match self.claims.as_slice() {
-            [only] => only,
-            sets => &sets[usize::from(given_back::slot(name)) % sets.len()],
-        }
+        set_of(&self.claims, name)
     }
 
     pub(super) fn is_cluster(&self) -> bool {
@@ -96,7 +99,7 @@ impl Inner {
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Source,
-        keys: &[Vec<u8>],
+        keys: &[impl AsRef<[u8]>],
         arguments: &[Argument<'_>],
     ) -> Result<T, StoreError> {
         self.connection.run(script, keys, arguments).await.map_err(|error| self.error(error))
@@ -106,7 +109,7 @@ impl Inner {
     pub(super) async fn run_acknowledged<T: FromRedisValue>(
         &self,
         script: &Source,
-        keys: &[Vec<u8>],
+        keys: &[impl AsRef<[u8]>],
         arguments: &[Argument<'_>],
         before_second: impl FnOnce(),
     ) -> Result<T, StoreError> {

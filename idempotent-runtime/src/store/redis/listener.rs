@@ -9,8 +9,8 @@ use redis::{RedisError, RedisResult};
 use crate::background_task::BackgroundTask;
 use crate::keyed_notify::KeyedNotify;
 use crate::reconnect::{Subscription, keep_connected};
+use crate::store::redis::forbidden::may_not;
 use crate::store::redis::origin::Origin;
-use crate::store::redis::scripts::may_not;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) struct Listener {

@@ -9,10 +9,12 @@ use redis::aio::ConnectionManager;
 use redis::auth::StreamingCredentialsProvider;
 #[cfg(feature = "redis-cluster")]
 use redis::cluster_async::ClusterConnection;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::store::given_back::RememberedTokens;
 use crate::store::redis::address::Address;
+use crate::store::redis::batched_claim::InPipeline;
+use crate::store::redis::batched_completion::InScript;
 #[cfg(feature = "redis-cluster")]
 use crate::store::redis::cluster::Resolver;
 use crate::store::redis::connection::{Acknowledged, Connection};
@@ -20,6 +22,7 @@ use crate::store::redis::credentials::Credentials;
 use crate::store::redis::eviction::EvictionWatch;
 use crate::store::redis::index;
 use crate::store::redis::inner::Inner;
+use crate::store::redis::late_names::LateNames;
 use crate::store::redis::listener::Listener;
 use crate::store::redis::names;
 use crate::store::redis::open_error::RedisOpenError;
@@ -29,9 +32,7 @@ use crate::store::redis::rights;
 use crate::store::redis::scripts::Scripts;
 use crate::store::redis::server;
 use crate::store::redis::store::RedisStore;
-
-/// The number of names of claims that may be on their way to the index. A request waits if there are more.
-const UNANSWERED: usize = 1024;
+use crate::store::redis::unawaited::Unawaited;
 
 /// The options of a [`RedisStore`].
 ///
@@ -198,33 +199,57 @@ impl RedisStoreBuilder {
         if !self.allow_eviction {
             server::reject_eviction(&connection).await?;
         }
-        let acknowledged = match (self.wait, &origin, &connection) {
-            (None, ..) => None,
-            (Some((replicas, timeout)), Some(_), Connection::Single(connection)) => {
-                let connections: RedisResult<_> = (0..WAITING_CONNECTIONS).map(|_| connection.beside()).collect();
-                Some(Acknowledged::new(replicas, timeout, connections.map_err(RedisOpenError::Unreachable)?))
-            }
-            _ => return Err(RedisOpenError::CannotWait),
+        let acknowledged = acknowledged(self.wait, origin.is_some(), &connection)?;
+        let (channel, index) = (format!("{}ended", self.prefix), index::name(&self.prefix));
+        let claims = index::names_of_expiring(&self.prefix, !connection.sends_once());
+        let (scripts, unawaited) = (Scripts::new(version >= (7, 0)), Unawaited::over(connection.clone()));
+        let late_names = LateNames::new(unawaited.clone(), claims.clone());
+        let claiming = InPipeline::batcher(connection.clone());
+        let completing = InScript {
+            connection: connection.clone(),
+            script: scripts.complete.clone(),
+            channel: channel.clone(),
+            index: index.clone(),
+            claims: claims[0].clone(),
         };
-        let channel = format!("{}ended", self.prefix);
+        let completing = completing.batcher();
         let inner = Inner {
             longest_value: server::longest_value(&connection).await?,
             operators: connection.beside().map_err(RedisOpenError::Unreachable)?,
-            claims: index::names_of_expiring(&self.prefix, !connection.sends_once()),
-            unanswered: Arc::new(Semaphore::new(UNANSWERED)),
+            claims,
+            unawaited,
+            late_names,
+            claiming,
+            completing,
             connection,
             acknowledged,
             listener: origin.map(|origin| Listener::new(origin, channel.clone())),
             channel,
-            index: index::name(&self.prefix),
+            index,
             prefix: self.prefix,
-            scripts: Scripts::new(version >= (7, 0)),
+            scripts,
             eviction: (!self.allow_eviction).then(|| EvictionWatch::new(joined)),
             claims_by_set: version >= (7, 0),
             sent_twice: RememberedTokens::default(),
         };
         rights::try_all(&inner).await?;
         Ok(RedisStore(Arc::new(inner)))
+    }
+}
+
+/// Returns the connections that wait for replicas, if the builder asked for that.
+fn acknowledged(
+    wait: Option<(usize, Duration)>,
+    has_address: bool,
+    connection: &Connection,
+) -> Result<Option<Acknowledged>, RedisOpenError> {
+    match (wait, connection) {
+        (None, _) => Ok(None),
+        (Some((replicas, timeout)), Connection::Single(connection)) if has_address => {
+            let connections: RedisResult<_> = (0..WAITING_CONNECTIONS).map(|_| connection.beside()).collect();
+            Ok(Some(Acknowledged::new(replicas, timeout, connections.map_err(RedisOpenError::Unreachable)?)))
+        }
+        _ => Err(RedisOpenError::CannotWait),
     }
 }
 

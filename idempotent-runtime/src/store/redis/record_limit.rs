@@ -43,7 +43,7 @@ pub(super) fn value_of(inner: &Inner, token: Token, record: &Record) -> Result<S
 pub(super) async fn write(
     inner: &Inner,
     script: &Source,
-    keys: &[Vec<u8>],
+    keys: &[impl AsRef<[u8]>],
     key: &RecordKey,
     value: &str,
     arguments: &[Argument<'_>],

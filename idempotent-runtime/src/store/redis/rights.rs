@@ -5,11 +5,11 @@ use redis::{Cmd, RedisError, Value};
 
 use crate::store::claim::Token;
 use crate::store::columns::token_text;
+use crate::store::redis::forbidden::may_not;
 use crate::store::redis::given_back;
 use crate::store::redis::inner::Inner;
 use crate::store::redis::listing::pattern;
 use crate::store::redis::open_error::RedisOpenError;
-use crate::store::redis::scripts::may_not;
 
 /// Tries every command of the store and of its scripts, on names that no listing shows.
 pub(super) async fn try_all(inner: &Inner) -> Result<(), RedisOpenError> {

@@ -1,4 +1,4 @@
-//! The scripts: one for each operation, so that each operation is atomic and one round trip.
+//! The scripts: one for each operation, so that each operation is atomic and one round trip. Many completions can be one script.
 //!
 //! A value is JSON. Its first member is the state and its second the token, so a script recognises a record by its
 //! first bytes. It never decodes a record, whose body may be megabytes.
@@ -12,7 +12,7 @@
 //! without a scan of the whole server. In a Cluster, the set is mostly on another server. A script that cannot reach it
 //! says so, and the store changes the set itself. Claims that expire have other sets: see `index`.
 
-use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
+use redis::Script;
 
 /// Parses exactly the text that is written for a claim. Any other value is no claim. It uses a pattern, because
 /// decoding JSON takes several times as long.
@@ -59,12 +59,13 @@ end
     };
 }
 
-/// Adds the name to a set or removes it, with `SADD`, `SREM` or `ZREM`. Returns whether that succeeded.
+/// Adds a name to a set or removes it, with `SADD`, `SREM` or `ZREM`. The name is that of the first key unless the script gives
+/// another one. Returns whether that succeeded.
 macro_rules! index {
     () => {
         r"
-local function index(command, set)
-    local done = redis.pcall(command, set, KEYS[1])
+local function index(command, set, name)
+    local done = redis.pcall(command, set, name or KEYS[1])
     return type(done) == 'number'
 end
 "
@@ -76,9 +77,10 @@ end
 macro_rules! write_nothing_new {
     () => {
         r"
-local function write_nothing_new(value)
-    local left = redis.call('PTTL', KEYS[1])
-    if left >= 0 then redis.call('PEXPIRE', KEYS[1], math.max(left, 1)) else redis.call('SET', KEYS[1], value) end
+local function write_nothing_new(value, name)
+    name = name or KEYS[1]
+    local left = redis.call('PTTL', name)
+    if left >= 0 then redis.call('PEXPIRE', name, math.max(left, 1)) else redis.call('SET', name, value) end
 end
 "
     };
@@ -147,32 +149,50 @@ return 1
 );
 
 // A user who may not publish must not turn a successful write into an error, because waiting requests also check by
-// themselves.
-/// The arguments: token, the record's value, ttl, channel, the set of claims that never expire, the set of claims that
-/// expire, the message.
+// themselves. If no client of the server has received the first message, none would receive the next ones of the batch.
+/// Completes the claims of all keys. The arguments: channel, the set of claims that never expire, the set of claims that
+/// expire, or nothing if it has none of the names; then for each key: token, the record's value, ttl, the message.
 ///
-/// Returns 2 if the name must still be removed from the set.
+/// Returns an answer for each key, or the only answer instead of a list of one. The answer is 2 if the name must still be
+/// removed from the set, and -1 if the key among several failed. A key that fails changes nothing about the others.
 const COMPLETE: &str = concat!(
     index!(),
     write_nothing_new!(),
     r#"
-local value = redis.call('GET', KEYS[1])
-if not value then return 0 end
-local claim = '{"state":"claimed","token":"' .. ARGV[1] .. '"'
-if string.sub(value, 1, #claim) == claim then
-    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-    redis.pcall('PUBLISH', ARGV[4], ARGV[7])
-    if string.find(value, '"lease_until":', 1, true) then
-        if not index('SREM', ARGV[5]) then return 2 end
-    else
-        index('ZREM', ARGV[6])
+local is_heard, expiring = true, {}
+local function complete(number)
+    local name, first = KEYS[number], 4 * number
+    local token, record, ttl, message = ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 3]
+    local value = redis.call('GET', name)
+    if not value then return 0 end
+    local claim = '{"state":"claimed","token":"' .. token .. '"'
+    if string.sub(value, 1, #claim) == claim then
+        redis.call('SET', name, record, 'PX', ttl)
+        if is_heard then is_heard = redis.pcall('PUBLISH', ARGV[1], message) ~= 0 end
+        if string.find(value, '"lease_until":', 1, true) then
+            if not index('SREM', ARGV[2], name) then return 2 end
+        else
+            expiring[#expiring + 1] = name
+        end
+        return 1
     end
+    local own_record = '{"state":"completed","token":"' .. token .. '"'
+    if string.sub(value, 1, #own_record) ~= own_record then return 0 end
+    write_nothing_new(value, name)
     return 1
 end
-local own_record = '{"state":"completed","token":"' .. ARGV[1] .. '"'
-if string.sub(value, 1, #own_record) ~= own_record then return 0 end
-write_nothing_new(value)
-return 1
+local answers
+if #KEYS == 1 then
+    answers = complete(1)
+else
+    answers = {}
+    for number = 1, #KEYS do
+        local is_done, answer = pcall(complete, number)
+        answers[number] = is_done and answer or -1
+    end
+end
+if #expiring > 0 and ARGV[3] ~= '' then redis.pcall('ZREM', ARGV[3], unpack(expiring)) end
+return answers
 "#
 );
 
@@ -314,6 +334,7 @@ impl Scripts {
 }
 
 /// The text of a script, and the hash by which a server knows a script that it has run before.
+#[derive(Clone)]
 pub(super) struct Source {
     pub(super) text: String,
     pub(super) hash: String,
@@ -324,12 +345,4 @@ impl Source {
         let hash = Script::new(&text).get_hash().to_owned();
         Self { text, hash }
     }
-}
-
-/// Returns whether the user may not use a command or a name, or the server has no such command.
-pub(super) fn may_not(error: &RedisError) -> bool {
-    // Before version 7, the error of a command in a script is part of a longer text.
-    let text = error.to_string();
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
-        || ["NOPERM", "unknown command", "Unknown Redis command"].iter().any(|what| text.contains(what))
 }

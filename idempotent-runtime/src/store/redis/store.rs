@@ -11,16 +11,17 @@ use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
 use crate::record::Record;
 use crate::store::claim::{Claim, ClaimRequest, Held, Renewal, Token};
-use crate::store::columns::{span_millis, token_text};
+use crate::store::columns::token_text;
 use crate::store::contract::{Store, StoreAdmin};
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::given_back::{REMEMBERED, given_back};
+use crate::store::redis::claim::claim_by_set;
+use crate::store::redis::complete::complete;
 use crate::store::redis::connection::Argument;
 use crate::store::redis::index;
 use crate::store::redis::inner::{Inner, NotReplicated};
 use crate::store::redis::listing;
-use crate::store::redis::record_limit;
 use crate::store::redis::resolve::resolve;
 use crate::store::redis::value;
 use crate::store::resolution::{Resolution, Resolved};
@@ -59,7 +60,7 @@ const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// names meanwhile, a listing may show an entry on two of its pages.
 ///
 /// Claims have an index of their own, for [`StoreAdmin::claims`]. The name of a claim that expires is sent to the index
-/// just after the claim, and no request waits for that. If the process dies in between, or the server is full, only a
+/// if the claim has not ended after 20 ms, and no request waits for that. If the process dies in between, or the server is full, only a
 /// listing shows the claim.
 ///
 /// # In a Cluster
@@ -91,21 +92,6 @@ const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(5 * 60);
 pub struct RedisStore(pub(super) Arc<Inner>);
 
 impl RedisStore {
-    /// Makes the first claim of the key, or returns the existing value. One command is faster than a script.
-    async fn claim_by_set(
-        &self,
-        key: &RecordKey,
-        token: &str,
-        request: &ClaimRequest,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        let (claim, ttl) = (value::claimed(token, request), span_millis(request.ttl));
-        let mut set = redis::cmd("SET");
-        set.arg(self.0.name(key)).arg(&claim).arg("NX").arg("GET").arg("PX").arg(ttl);
-        let existing: Option<Vec<u8>> = self.0.connection.query(&set).await.map_err(|error| self.0.error(error))?;
-        // If the connection broke, the command was sent twice, so the existing claim may be this one.
-        Ok(existing.filter(|existing| existing != claim.as_bytes()))
-    }
-
     async fn try_to_claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         if let Some(watch) = self.0.eviction.as_ref().filter(|_| !request.is_of_running) {
             watch.check(&self.0.connection)?;
@@ -113,11 +99,8 @@ impl RedisStore {
         let token = token_text(request.token);
         let expires = request.after_crash.may_rerun();
         if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
-            match self.claim_by_set(key, &token, &request).await {
-                Ok(None) => {
-                    index::enter_expiring(&self.0, key, request.ttl).await;
-                    return Ok(Claim::Acquired { attempt: 1 });
-                }
+            match claim_by_set(&self.0, key, &token, &request).await {
+                Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
                 Ok(Some(existing)) if !value::may_be_claim(&existing) => return value::existing(&existing),
                 // The server must decide who has the claim and whether its lease has expired. A full server rejects the
                 // `SET` command even if it would only read.
@@ -151,7 +134,7 @@ impl RedisStore {
             Value::Int(attempt) => {
                 let attempt = attempt.try_into().map_err(|_| value::damaged("the attempt is out of range"))?;
                 if expires && self.0.is_cluster() {
-                    index::enter_expiring(&self.0, key, request.ttl).await;
+                    self.0.late_names.add(self.0.name(key), request.ttl);
                 }
                 Ok(Claim::Acquired { attempt })
             }
@@ -247,15 +230,7 @@ impl Store for RedisStore {
     }
 
     async fn complete(&self, key: &RecordKey, token: Token, record: Record, ttl: Duration) -> Result<Held, StoreError> {
-        let value = record_limit::value_of(&self.0, token, &record)?;
-        let token = token_text(token);
-        let (channel, index) = (Argument::Text(&self.0.channel), Argument::Text(&self.0.index));
-        let name = [self.0.name(key)];
-        let claims = Argument::Text(self.0.claims_of(&name[0]));
-        let message = Inner::message_of(&name[0]);
-        let (token, message) = (Argument::Text(&token), Argument::Text(&message));
-        let arguments = [token, Argument::Text(&value), Argument::span(ttl), channel, index, claims, message];
-        let ended = record_limit::write(&self.0, &self.0.scripts.complete, &name, key, &value, &arguments).await?;
+        let ended = complete(&self.0, key, token, &record, ttl).await?;
         Ok(held(index::ended(&self.0, key, ended).await))
     }
 

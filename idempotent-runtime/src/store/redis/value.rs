@@ -68,6 +68,9 @@ enum IsCompleted {
     Completed,
 }
 
+/// The length of most records without their body, in bytes.
+const WITHOUT_BODY: usize = 768;
+
 const CLAIMED: &[u8] = br#"{"state":"claimed""#;
 
 /// Returns whether the value begins like a claim.
@@ -89,7 +92,11 @@ pub(super) fn claimed(token: &str, request: &ClaimRequest) -> String {
 pub(crate) fn completed(token: Token, record: &Record) -> Result<String, StoreError> {
     let body_bytes = body_bytes(record);
     let value = Completed { state: "completed", token: &token_text(token), body_bytes, record };
-    serde_json::to_string(&value).map_err(StoreError::unavailable)
+    // Most records fit, so the text need not be moved while it grows.
+    let body_in_base64 = body_bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or_default() / 3 * 4);
+    let mut text = Vec::with_capacity(WITHOUT_BODY + body_in_base64);
+    serde_json::to_writer(&mut text, &value).map_err(StoreError::unavailable)?;
+    String::from_utf8(text).map_err(StoreError::unavailable)
 }
 
 /// Converts an existing value that is no claim to the answer of a claim.

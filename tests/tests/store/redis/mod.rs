@@ -1,3 +1,4 @@
+mod batches;
 mod given_back;
 mod index;
 mod listing;

@@ -1,0 +1,121 @@
+//! The first claim of a key by `SET`: one of many in one pipeline. Each claim is a command of its own, so the server decides about
+//! each key as it would without the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::{Cmd, RedisError, Value};
+
+use crate::store::batcher::{Batcher, Sending};
+use crate::store::columns::span_millis;
+use crate::store::error::StoreError;
+use crate::store::redis::batched::{MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
+use crate::store::redis::connection::Connection;
+
+pub(super) struct BatchedClaim {
+    pub(super) name: Vec<u8>,
+    pub(super) value: String,
+    pub(super) ttl: Duration,
+}
+
+impl BatchedClaim {
+    pub(super) fn command(&self) -> Cmd {
+        let mut set = Cmd::with_capacity(7, self.name.len() + self.value.len() + 32);
+        set.arg("SET").arg(&self.name).arg(&self.value).arg("NX").arg("GET").arg("PX").arg(span_millis(self.ttl));
+        set
+    }
+
+    /// Returns the value of another operation. If the connection broke, the command was sent twice, so the existing claim may be
+    /// this one.
+    pub(super) fn existing(&self, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        value.filter(|existing| existing != self.value.as_bytes())
+    }
+}
+
+/// Sends first claims in one pipeline.
+pub(super) struct InPipeline {
+    connection: Connection,
+    /// The length of a long answer among the last ones.
+    expected: AtomicUsize,
+}
+
+impl InPipeline {
+    pub(super) fn batcher(connection: Connection) -> Arc<Batcher<Self>> {
+        Batcher::new(Self { connection, expected: AtomicUsize::new(0) })
+    }
+
+    /// Returns the length of the answer that the next claim may get. No caller of a batch has its record before all records of
+    /// the batch have arrived.
+    pub(super) fn expected(&self) -> usize {
+        self.expected.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn expect(&self, longest: usize) {
+        self.expected.store(longest.max(self.expected() / 2), Ordering::Relaxed);
+    }
+}
+
+impl Sending for InPipeline {
+    type Operation = BatchedClaim;
+    /// The existing value, or `None` if the key is claimed now.
+    type Answer = Option<Vec<u8>>;
+    type Session = ();
+    type Error = RedisError;
+    /// The order of arrival.
+    type Place = u64;
+
+    const MOST: usize = MOST;
+    const MOST_BYTES: usize = MOST_BYTES;
+
+    fn under_way(&self) -> usize {
+        UNDER_WAY
+    }
+
+    fn place(_: &BatchedClaim, number: u64) -> u64 {
+        number
+    }
+
+    fn bytes(&self, claim: &BatchedClaim) -> usize {
+        claim.name.len() + claim.value.len() + self.expected()
+    }
+
+    async fn session(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn send(&self, batch: &[Arc<BatchedClaim>], (): &mut ()) -> Result<Vec<Option<Self::Answer>>, RedisError> {
+        let mut all = redis::Pipeline::with_capacity(batch.len());
+        for claim in batch {
+            all.add_command(claim.command());
+        }
+        let answers = self.connection.query_many(all.ignore_errors()).await?;
+        let mut longest = 0;
+        let answers = answers.into_iter().zip(batch).map(|(answer, claim)| {
+            let existing = match answer {
+                Value::Nil => None,
+                Value::BulkString(value) => claim.existing(Some(value)),
+                // The claim had no effect. Its own call finds out what to do about the error.
+                _ => return None,
+            };
+            longest = longest.max(existing.as_ref().map_or(0, Vec::len));
+            Some(existing)
+        });
+        let answers = answers.collect();
+        self.expect(longest);
+        Ok(answers)
+    }
+
+    /// The server answers each command, so an error of all is that of the connection.
+    fn is_rejected(_: &RedisError) -> bool {
+        false
+    }
+
+    fn lost_with_its_task() -> RedisError {
+        lost_with_its_task()
+    }
+
+    fn answer_of_another(_: &Self::Answer) -> Option<Self::Answer> {
+        None
+    }
+}

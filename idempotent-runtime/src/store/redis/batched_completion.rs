@@ -1,0 +1,104 @@
+//! A completion as one of many in one script.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::RedisError;
+
+use crate::store::batcher::{Batcher, Sending};
+use crate::store::error::StoreError;
+use crate::store::redis::batched::{MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
+use crate::store::redis::connection::{Argument, Connection};
+use crate::store::redis::scripts::Source;
+
+pub(super) struct Completion {
+    pub(super) name: Vec<u8>,
+    pub(super) token: String,
+    pub(super) value: String,
+    pub(super) ttl: Duration,
+    pub(super) message: String,
+    /// Whether the index of claims may have the name.
+    pub(super) is_in_index: bool,
+}
+
+impl Completion {
+    pub(super) fn arguments(&self) -> [Argument<'_>; 4] {
+        let (token, value) = (Argument::Text(&self.token), Argument::Text(&self.value));
+        [token, value, Argument::span(self.ttl), Argument::Text(&self.message)]
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.name.len() + self.value.len()
+    }
+}
+
+/// Sends completions in one script.
+pub(super) struct InScript {
+    pub(super) connection: Connection,
+    pub(super) script: Source,
+    pub(super) channel: String,
+    /// The set of claims that never expire.
+    pub(super) index: String,
+    /// The set of claims that expire.
+    pub(super) claims: String,
+}
+
+impl InScript {
+    pub(super) fn batcher(self) -> Arc<Batcher<Self>> {
+        Batcher::new(self)
+    }
+}
+
+impl Sending for InScript {
+    type Operation = Completion;
+    type Answer = u32;
+    type Session = ();
+    type Error = RedisError;
+    /// The order of arrival.
+    type Place = u64;
+
+    const MOST: usize = MOST;
+    const MOST_BYTES: usize = MOST_BYTES;
+
+    fn under_way(&self) -> usize {
+        UNDER_WAY
+    }
+
+    fn place(_: &Completion, number: u64) -> u64 {
+        number
+    }
+
+    fn bytes(&self, completion: &Completion) -> usize {
+        completion.bytes()
+    }
+
+    async fn session(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn send(&self, batch: &[Arc<Completion>], (): &mut ()) -> Result<Vec<Option<u32>>, RedisError> {
+        let names: Vec<&[u8]> = batch.iter().map(|completion| &completion.name[..]).collect();
+        let mut arguments = Vec::with_capacity(3 + 4 * batch.len());
+        let claims = if batch.iter().any(|completion| completion.is_in_index) { &self.claims } else { "" };
+        arguments.extend([&self.channel, &self.index, claims].map(Argument::Text));
+        arguments.extend(batch.iter().flat_map(|completion| completion.arguments()));
+        if let [_] = batch {
+            return Ok(vec![Some(self.connection.run(&self.script, &names, &arguments).await?)]);
+        }
+        let answers: Vec<i64> = self.connection.run(&self.script, &names, &arguments).await?;
+        Ok(answers.into_iter().map(|answer| u32::try_from(answer).ok()).collect())
+    }
+
+    /// A completion that is sent again recognises its own record.
+    fn is_rejected(error: &RedisError) -> bool {
+        error.code().is_some()
+    }
+
+    fn lost_with_its_task() -> RedisError {
+        lost_with_its_task()
+    }
+
+    fn answer_of_another(_: &u32) -> Option<u32> {
+        None
+    }
+}

@@ -1,0 +1,49 @@
+//! The first claim of a key by `SET`: together with other claims that wait, or in a command of its own.
+
+use std::sync::Arc;
+
+use crate::key::RecordKey;
+use crate::store::batcher::Outcome;
+use crate::store::claim::ClaimRequest;
+use crate::store::error::StoreError;
+use crate::store::line::Call;
+use crate::store::redis::batched::LARGEST;
+use crate::store::redis::batched_claim::BatchedClaim;
+use crate::store::redis::inner::Inner;
+use crate::store::redis::value;
+
+/// Makes the first claim of the key, or returns the existing value. One command is faster than a script.
+pub(super) async fn claim_by_set(
+    inner: &Inner,
+    key: &RecordKey,
+    token: &str,
+    request: &ClaimRequest,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let value = value::claimed(token, request);
+    let claim = Arc::new(BatchedClaim { name: inner.name(key), value, ttl: request.ttl });
+    let existing = send(inner, &claim).await?;
+    if existing.is_none() {
+        inner.late_names.add(claim.name.clone(), request.ttl);
+    }
+    Ok(existing)
+}
+
+async fn send(inner: &Inner, claim: &Arc<BatchedClaim>) -> Result<Option<Vec<u8>>, StoreError> {
+    let sending = inner.claiming.sending();
+    let mut lead = None;
+    if !inner.is_cluster() && claim.name.len() <= LARGEST && sending.expected() <= LARGEST {
+        let call = Call::hold_back();
+        match inner.claiming.submit(claim, Some(Arc::clone(&call))).await? {
+            Outcome::Answered(existing) => return Ok(existing),
+            Outcome::Lost(error) => return Err(inner.error(Arc::unwrap_or_clone(error))),
+            Outcome::Alone(own) => lead = own,
+        }
+        call.send();
+    }
+    let answer = inner.connection.query(&claim.command()).await;
+    // Kept until the claim is answered, so that other claims gather in the meantime.
+    drop(lead);
+    let existing = claim.existing(answer.map_err(|error| inner.error(error))?);
+    sending.expect(existing.as_ref().map_or(0, Vec::len));
+    Ok(existing)
+}
