@@ -61,10 +61,14 @@ impl TransactionalStore<Postgres> for PostgresStore {
             if let Some(fingerprint) = self.0.running.fingerprint(claim.key) {
                 return Ok(ClaimInTransaction::Existing(Claim::InFlight { fingerprint }));
             }
-            if self.0.looks_up_first()
-                && let Some(existing) = claiming.look_up().await?
-            {
-                return Ok(ClaimInTransaction::Existing(existing));
+            if self.0.looks_up_first() {
+                match claiming.look_up().await {
+                    Ok(None) => {}
+                    Ok(Some(existing)) => return Ok(ClaimInTransaction::Existing(existing)),
+                    // The connections of the application's pool may lead to the new primary already.
+                    Err(StoreError::Unavailable(source)) if source.is::<Demoted>() => {}
+                    Err(error) => return Err(error),
+                }
             }
             match self.0.running.begin(claim.key, claim.request.fingerprint) {
                 Ok(running) => claiming.begin(running, claim.isolation, claim.without_response).await,
@@ -227,8 +231,12 @@ async fn existing(inner: &Inner, key: &RecordKey) -> Result<Option<StoredState>,
         }
         inner.pools.own().leave_demoted();
     }
-    Err(StoreError::unavailable("the server was demoted: it follows another one"))
+    Err(StoreError::unavailable(Demoted))
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("the server was demoted: it follows another one")]
+struct Demoted;
 
 /// Returns the request that holds the lock of the key, as far as the request's own lock shows it.
 async fn holder(
