@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,6 +60,7 @@ struct Line {
     strandings: watch::Receiver<usize>,
     breaks: watch::Receiver<usize>,
     loss: Arc<Mutex<Option<Loss>>>,
+    requests: Arc<AtomicUsize>,
     /// The connection that sends this text next is stranded: it carries nothing any more.
     stranding: Arc<Mutex<Option<&'static str>>>,
     target: Arc<Mutex<Target>>,
@@ -70,6 +71,9 @@ enum Target {
     Socket(PathBuf),
     Address(String),
 }
+
+/// A `Sync` without a statement, by which sqlx asks PostgreSQL whether it answers.
+const PING: &[u8] = b"S\0\0\0\x04";
 
 /// The name of PostgreSQL's socket.
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -175,6 +179,11 @@ impl Proxy {
         lock(&self.line.loss).is_none()
     }
 
+    /// How often a client of PostgreSQL has sent something and waited for its answer. The pings of sqlx do not count.
+    pub fn requests(&self) -> usize {
+        self.line.requests.load(Ordering::Relaxed)
+    }
+
     /// Leads new connections to another server.
     pub fn lead_to(&self, address: impl Into<String>) {
         *lock(&self.line.target) = Target::Address(address.into());
@@ -192,7 +201,8 @@ fn line(target: Target) -> (watch::Sender<Mode>, watch::Sender<usize>, watch::Se
     let (strand, strandings) = watch::channel(0);
     let (break_open, breaks) = watch::channel(0);
     let target = Arc::new(Mutex::new(target));
-    let line = Line { mode, strandings, breaks, loss: Arc::default(), stranding: Arc::default(), target };
+    let (loss, requests, stranding) = (Arc::default(), Arc::default(), Arc::default());
+    let line = Line { mode, strandings, breaks, loss, requests, stranding, target };
     (sender, strand, break_open, line)
 }
 
@@ -243,6 +253,7 @@ async fn carry_requests(
     let (mut buffer, mut mode) = (vec![0; 65536], line.mode);
     while let Some(length) = read(&mut from, &mut buffer, &mut mode).await {
         let sent = &buffer[..length];
+        line.requests.fetch_add(usize::from(sent != PING), Ordering::Relaxed);
         if sent.windows(7).any(|bytes| bytes == b"COMMIT\0") {
             match lock(&line.loss).take() {
                 Some(Loss::Request) => return,

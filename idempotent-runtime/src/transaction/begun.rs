@@ -38,6 +38,12 @@ pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
         Box::pin(ready(Ok(())))
     }
 
+    /// Takes note of a statement of the handler before it is prepared.
+    fn note_statement(&self, _sql: &str) {}
+
+    /// Takes note that the handler gets the connection itself, with which it can do anything.
+    fn note_direct_use(&self) {}
+
     /// Returns what an error of a handler's statement means for the transaction. Returns `None` if the error does not
     /// affect the transaction.
     fn failure(&self, error: &sqlx::Error) -> Option<Failure>;

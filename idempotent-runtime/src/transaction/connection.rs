@@ -104,7 +104,10 @@ macro_rules! executor {
                 E: 'q + Execute<'q, $database>,
             {
                 match self.0.watched() {
-                    Ok(WatchedConnection { connection, watch, .. }) => watch.rows(connection.fetch_many(query)).boxed(),
+                    Ok(WatchedConnection { connection, watch, .. }) => {
+                        let query = watch.noted(query);
+                        watch.rows(connection.fetch_many(query)).boxed()
+                    }
                     Err(error) => stream::once(ready(Err(error))).boxed(),
                 }
             }
@@ -119,6 +122,7 @@ macro_rules! executor {
             {
                 match self.0.watched() {
                     Ok(WatchedConnection { connection, mut watch, .. }) => {
+                        let query = watch.noted(query);
                         async move { watch.answer(connection.fetch_optional(query)).await }.boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
@@ -135,6 +139,7 @@ macro_rules! executor {
             {
                 match self.0.watched() {
                     Ok(WatchedConnection { connection, mut watch, .. }) => {
+                        watch.note_statement(sql.as_str());
                         async move { watch.answer(connection.prepare_with(sql, parameters)).await }.boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),
@@ -148,6 +153,7 @@ macro_rules! executor {
             {
                 match self.0.watched() {
                     Ok(WatchedConnection { connection, mut watch, .. }) => {
+                        watch.note_statement(sql.as_str());
                         async move { watch.answer(connection.describe(sql)).await }.boxed()
                     }
                     Err(error) => ready(Err(error)).boxed(),

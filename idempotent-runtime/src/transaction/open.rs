@@ -164,6 +164,7 @@ impl<DB: Database> Open<DB> {
         seen.note_direct_use();
         match source {
             Source::Begun(connection, begun) => {
+                begun.note_direct_use();
                 levels.are_lost |= connection.depth() < levels.depth();
                 if levels.are_lost {
                     begun.close_off(connection);

@@ -6,7 +6,8 @@ use std::task::{Poll, ready};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
-use sqlx::Database;
+use sqlx::{Database, Execute, SqlStr};
+use sqlx_core::error::BoxDynError;
 
 use crate::policy::values::Isolation;
 use crate::store::error::StoreError;
@@ -133,5 +134,52 @@ impl<'a, DB: Database> Watch<'a, DB> {
 
     pub(super) fn leave_to_the_handler(&mut self) {
         self.seen.note_direct_use();
+        if let Some(begun) = self.begun {
+            begun.note_direct_use();
+        }
+    }
+
+    pub(super) fn note_statement(&self, sql: &str) {
+        if let Some(begun) = self.begun {
+            begun.note_statement(sql);
+        }
+    }
+
+    /// Returns the same query, after the store has seen its text.
+    pub(super) fn noted<'q, E: Execute<'q, DB>>(&self, mut query: E) -> Noted<DB>
+    where
+        DB::Statement: Clone,
+    {
+        let (statement, arguments, is_persistent) =
+            (query.statement().cloned(), query.take_arguments(), query.persistent());
+        let sql = query.sql();
+        self.note_statement(sql.as_str());
+        Noted { sql, statement, arguments: Some(arguments), is_persistent }
+    }
+}
+
+/// The parts of a query, because sqlx gives its text only to the one that executes it.
+pub(super) struct Noted<DB: Database> {
+    sql: SqlStr,
+    statement: Option<DB::Statement>,
+    arguments: Option<Result<Option<DB::Arguments>, BoxDynError>>,
+    is_persistent: bool,
+}
+
+impl<DB: Database> Execute<'_, DB> for Noted<DB> {
+    fn sql(self) -> SqlStr {
+        self.sql
+    }
+
+    fn statement(&self) -> Option<&DB::Statement> {
+        self.statement.as_ref()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<DB::Arguments>, BoxDynError> {
+        self.arguments.take().unwrap_or(Ok(None))
+    }
+
+    fn persistent(&self) -> bool {
+        self.is_persistent
     }
 }

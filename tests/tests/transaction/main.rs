@@ -6,6 +6,7 @@ mod bench;
 mod isolation;
 mod postgres;
 mod rolling_deploys;
+mod round_trips;
 mod savepoints;
 mod scripted_handlers;
 mod sessions;

@@ -29,6 +29,9 @@ macro_rules! handler_of {
                     ("sql", sql) => {
                         let _ = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *tx).await;
                     }
+                    ("direct", sql) => {
+                        let _ = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut **tx).await;
+                    }
                     ("nested-dropped", note) => {
                         let mut nested = tx.begin().await.expect("a savepoint");
                         let insert = "INSERT INTO charges (note) VALUES ($1)";

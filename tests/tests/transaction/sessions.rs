@@ -168,6 +168,8 @@ async fn sqlite_settings_of_a_handler_reach_no_other() {
         "sql PRAGMA ignore_check_constraints = ON",
         "sql CREATE TEMP TABLE charges (note TEXT)",
         "sql PRAGMA case_sensitive_like = ON",
+        "direct PRAGMA query_only = ON",
+        "direct create temporary table charges (note TEXT)",
     ] {
         for end in ["answer 201", "answer 500", "begin-forgotten"] {
             send(&bench.server, &format!("{steps} {end}"), &format!("{steps}|answer 500|{end}")).await;

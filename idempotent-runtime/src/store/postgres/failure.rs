@@ -29,6 +29,12 @@ pub(super) fn is_demoted(error: &sqlx::Error) -> bool {
     is_read_only(error) || code(error).as_deref() == Some("0A000")
 }
 
+/// Returns whether a transaction could not begin because of [`is_demoted`].
+pub(super) fn is_from_demoted(error: &StoreError) -> bool {
+    let StoreError::Unavailable(source) = error else { return false };
+    source.downcast_ref::<sqlx::Error>().is_some_and(is_demoted)
+}
+
 /// Returns whether something that the handler deferred to the end of its transaction has failed: a constraint or a deferred trigger.
 fn is_violation(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref().and_then(|code| code.get(..2)), Some("22" | "23" | "27" | "44" | "P0"))

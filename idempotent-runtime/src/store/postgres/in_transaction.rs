@@ -43,11 +43,6 @@ pub(super) struct InTransaction {
     claimed: Arc<OnceLock<Arc<HandlerClaim>>>,
 }
 
-/// The setting that the statements of a claim made, the transaction's id if it holds the claim, and the time at which it began.
-pub(super) const LOCKED: &str = "SELECT current_setting('idempotent_runtime.locked'), \
-     CASE current_setting('idempotent_runtime.locked') WHEN 'acquired' THEN txid_current()::text ELSE '' END, \
-     extract(epoch FROM now())::text";
-
 /// Restores the session's original value. A rollback undoes this, so it must run after each transaction that was not committed.
 /// Behind a pooler it may run in another session, which has no saved value and does not change.
 const LIFT_GUARD: &str = "SELECT set_config('default_transaction_read_only', current_setting('idempotent_runtime.read_only'), false), \
@@ -80,11 +75,12 @@ impl InTransaction {
         // A pooler may return a session that is still read-only. Then the saved value is the right one. The settings are in a
         // transaction of their own, because PostgreSQL adds statements before a BEGIN to the transaction of that BEGIN. That
         // transaction is READ WRITE, so that a standby fails first. A standby must not keep the setting until it is the primary.
+        // The transaction of the handler gets the same characteristics by AND CHAIN.
         format!(
-            "BEGIN READ WRITE; SELECT set_config('idempotent_runtime.read_only', \
+            "BEGIN READ WRITE{level}; SELECT set_config('idempotent_runtime.read_only', \
              coalesce(nullif(current_setting('idempotent_runtime.read_only', true), ''), \
-             current_setting('default_transaction_read_only')), false); \
-             SET default_transaction_read_only = on; COMMIT; BEGIN READ WRITE{level}; \
+             current_setting('default_transaction_read_only')), false), \
+             set_config('default_transaction_read_only', 'on', false); COMMIT AND CHAIN; \
              SELECT set_config('idempotent_runtime.transaction', '{marker}', true), \
              set_config('idempotent_runtime.user', current_setting('session_authorization'), true), \
              set_config('idempotent_runtime.role', current_setting('role'), true), \
@@ -102,20 +98,19 @@ impl Begun<Postgres> for InTransaction {
         Box::pin(ready(Ok(())))
     }
 
-    /// Checks everything that is deferred to the commit. If it fails here, one message undoes everything. A COMMIT that fails would
-    /// leave the session's setting behind.
+    /// Proves that the transaction is ours, and restores the role and the session's setting. Then checks everything that is deferred
+    /// to the commit: if that fails here, one message undoes everything. A COMMIT that fails would leave the session's setting behind.
     fn prove<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
-        let is_ours =
-            format!("current_setting('idempotent_runtime.transaction', true) IS NOT DISTINCT FROM '{}'", self.marker);
-        let restored = |setting, remembered| {
-            format!(
-                "CASE WHEN {is_ours} THEN set_config('{setting}', current_setting('{remembered}', true), false) END"
-            )
-        };
+        // PostgreSQL evaluates the columns in this order: the role follows the session's user, which resets it.
         let statements = format!(
-            "SELECT {is_ours}, {}; SELECT {}; SET CONSTRAINTS ALL IMMEDIATE; {LIFT_GUARD}",
-            restored("session_authorization", "idempotent_runtime.user"),
-            restored("role", "idempotent_runtime.role")
+            "SELECT is_ours, \
+             CASE WHEN is_ours THEN set_config('session_authorization', current_setting('idempotent_runtime.user', true), false) END, \
+             CASE WHEN is_ours THEN set_config('role', current_setting('idempotent_runtime.role', true), false) END, \
+             CASE WHEN is_ours THEN set_config('default_transaction_read_only', current_setting('idempotent_runtime.read_only'), false) END, \
+             CASE WHEN is_ours THEN set_config('idempotent_runtime.read_only', '', false) END \
+             FROM (SELECT current_setting('idempotent_runtime.transaction', true) IS NOT DISTINCT FROM '{}' AS is_ours) AS one; \
+             SET CONSTRAINTS ALL IMMEDIATE",
+            self.marker
         );
         Box::pin(async move {
             let rows = sqlx::raw_sql(AssertSqlSafe(statements)).fetch_all(connection).await.map_err(at_the_end)?;

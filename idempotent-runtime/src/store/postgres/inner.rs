@@ -1,6 +1,7 @@
 //! What all clones of a store share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
@@ -24,6 +25,8 @@ pub(super) struct Inner {
     pub(super) listener: Listener,
     pub(super) expired_deletion: ExpiredDeletion,
     pub(super) running: Arc<ActiveTransactions>,
+    /// Whether the key of the last claim in a transaction had a row.
+    pub(super) expects_rows: AtomicBool,
     pub(super) claims: Arc<Batcher<InStatement<BatchedClaim>>>,
     pub(super) completions: Arc<Batcher<InStatement<BatchedCompletion>>>,
     pub(super) releases: Arc<Batcher<InStatement<BatchedRelease>>>,

@@ -1,6 +1,7 @@
 //! Creates a store from the application's pool, with its options.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -100,6 +101,7 @@ impl PostgresStoreBuilder {
             listener: Listener::new(channel.clone()),
             expired_deletion: ExpiredDeletion::new(Arc::clone(&pools), &statements, lock, self.deletion_interval),
             running: Arc::default(),
+            expects_rows: AtomicBool::new(false),
             claims: InStatement::batcher(Arc::clone(&pools), statements.claim_many.clone(), channel.clone()),
             completions: InStatement::batcher(Arc::clone(&pools), statements.complete_many.clone(), channel.clone()),
             releases: InStatement::batcher(Arc::clone(&pools), statements.release_many.clone(), channel),

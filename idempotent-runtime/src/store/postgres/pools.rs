@@ -1,13 +1,17 @@
 //! The application's pool for transactions of handlers, and the store's own pools for everything else.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgTransactionManager, Postgres};
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use sqlx_core::transaction::TransactionManager as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::store::error::StoreError;
 use crate::store::line::Call;
@@ -79,6 +83,11 @@ impl Pools {
         self.pooler.is_there()
     }
 
+    /// Returns whether it was found out if there is a pooler.
+    pub(super) fn knows_pooler(&self) -> bool {
+        self.pooler.is_known()
+    }
+
     /// Returns whether `LISTEN` has no effect.
     pub(super) fn cannot_listen(&self) -> bool {
         self.pooler.is_surely_there()
@@ -121,26 +130,14 @@ impl Pools {
         let unproven = Some(self.application.connect_options()).filter(|options| is_only_preferred(options));
         // Behind a pooler, the server describes the pooler's connection instead.
         let unproven = unproven.filter(|_| !self.is_pooled());
-        let (_waits, is_gone) = oneshot::channel::<()>();
-        let beginning = tokio::spawn(async move {
-            let sending = async {
-                if let Some(options) = unproven {
-                    prove(&mut connection, &options).await?;
-                }
-                PgTransactionManager::begin(&mut connection, Some(statements)).await
-            };
-            let abandoned = async {
-                let _ = is_gone.await;
-                sleep(GRACE).await;
-            };
-            tokio::select! {
-                biased;
-                sent = sending => if let Err(error) = sent { return Ok(Err(error)) },
-                () = abandoned => return Err(StoreError::unavailable("the caller has stopped waiting")),
+        let beginning = Box::pin(async move {
+            if let Some(options) = unproven {
+                prove(&mut connection, &options).await?;
             }
-            Ok(Ok(Open::new(connection, Arc::new(begun), Box::new(()))))
+            PgTransactionManager::begin(&mut connection, Some(statements)).await?;
+            Ok(Open::new(connection, Arc::new(begun), Box::new(())))
         });
-        beginning.await.map_err(StoreError::unavailable)?
+        Ok(Beginning(Some(beginning)).await)
     }
 
     /// Takes a connection of the application's pool. The pool tests an idle connection without a time limit, so this sets one.
@@ -152,5 +149,28 @@ impl Pools {
             }
         }
         self.application.acquire().await
+    }
+}
+
+/// The statements that begin a transaction. If their caller stops waiting, they still run to their end, or their connection is closed.
+struct Beginning(Option<BoxFuture<'static, Result<Open<Postgres>, sqlx::Error>>>);
+
+impl Future for Beginning {
+    type Output = Result<Open<Postgres>, sqlx::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let beginning = self.0.as_mut().expect("a future is not polled after it was ready");
+        let begun = ready!(beginning.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(begun)
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        // Without a runtime, the connection is closed here.
+        if let (Some(beginning), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(timeout(GRACE, beginning));
+        }
     }
 }

@@ -45,6 +45,19 @@ const EXISTING: &str = concat!(
     ") AS existing ON true"
 );
 
+/// What the statements that began a transaction got, the transaction's id if it holds the claim, the time at which it began, and the
+/// row of the digest $1. In one round trip, but in a later statement than the locks: under READ COMMITTED, its snapshot shows what the
+/// former holder of the locks has recorded. At a higher level the snapshot may be older than the locks, so it reads no row, and a
+/// serializable transaction does not conflict with the records of others.
+const CLAIM_IN_TRANSACTION: &str = concat!(
+    "SELECT current_setting('idempotent_runtime.locked') AS locked, \
+     CASE current_setting('idempotent_runtime.locked') WHEN 'acquired' THEN txid_current()::text ELSE '' END AS transaction_id, \
+     extract(epoch FROM now())::text AS began_at, current_setting('transaction_isolation') AS isolation, existing.* \
+     FROM (SELECT) AS one LEFT JOIN (",
+    existing!(),
+    " AND current_setting('transaction_isolation') = 'read committed') AS existing ON true"
+);
+
 // A duplicate only reads. The statement tries the INSERT if the snapshot shows no live row, or a claim that may be taken over. The
 // INSERT checks its condition again on the newest version of the row. If another claim was faster, its row was committed after the
 // snapshot, so it is in neither part of the answer. Then the answer has no row, and the caller sends the statement again.
@@ -199,6 +212,7 @@ impl Statement {
 
 pub(super) struct Statements {
     pub(super) existing: Statement,
+    pub(super) claim_in_transaction: Statement,
     pub(super) claim: Statement,
     pub(super) claim_many: Statement,
     pub(super) renew: Statement,
@@ -231,6 +245,7 @@ impl Statements {
             |template: &str| Statement { sql: template.replace("{schema}", schema).into(), pooler: Arc::clone(pooler) };
         Self {
             existing: statement(EXISTING),
+            claim_in_transaction: statement(CLAIM_IN_TRANSACTION),
             claim: statement(CLAIM),
             claim_many: statement(CLAIM_MANY),
             renew: statement(RENEW),

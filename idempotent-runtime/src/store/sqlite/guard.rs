@@ -23,6 +23,10 @@ use crate::transaction::error::{Ended, Violated};
 pub(super) struct Guard {
     may_commit: AtomicBool,
     has_ended: AtomicBool,
+    /// Whether SQLite has the hooks, and no handler can have replaced them.
+    has_hooks: AtomicBool,
+    /// Whether the last handler may have changed the settings of the connection.
+    may_be_changed: AtomicBool,
     /// The settings of the connection when it was opened.
     settings: String,
 }
@@ -33,11 +37,14 @@ impl Guard {
         Ok(Arc::new(Self { settings, ..Self::default() }))
     }
 
-    /// Sets the hooks after a transaction has begun. They are set each time, because an earlier handler may have
-    /// replaced them.
+    /// Sets the hooks after a transaction has begun, unless they are set. A handler that has got the connection itself
+    /// may have replaced them.
     pub(super) async fn begun(self: &Arc<Self>, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         self.may_commit.store(false, Ordering::SeqCst);
         self.has_ended.store(false, Ordering::SeqCst);
+        if self.has_hooks.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let mut handle = connection.lock_handle().await?;
         handle.set_commit_hook({
             let guard = Arc::clone(self);
@@ -48,11 +55,16 @@ impl Guard {
             let guard = Arc::clone(self);
             move || guard.has_ended.store(true, Ordering::SeqCst)
         });
+        self.has_hooks.store(true, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Returns whether the settings of the connection are those with which it was opened.
+    /// Returns whether the settings of the connection are those with which it was opened. The query costs about as much
+    /// as an INSERT, so it is left out if no statement can have changed them.
     pub(super) async fn finds_as_it_was(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+        if !self.may_be_changed.swap(false, Ordering::SeqCst) {
+            return Ok(true);
+        }
         Ok(settings::of(connection).await? == self.settings)
     }
 
@@ -93,6 +105,17 @@ impl Begun<Sqlite> for Guard {
             self.holds()?;
             roll_back_all(connection).await.map_err(store_error)
         })
+    }
+
+    fn note_statement(&self, sql: &str) {
+        if settings::may_be_changed_by(sql) {
+            self.may_be_changed.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn note_direct_use(&self) {
+        self.may_be_changed.store(true, Ordering::SeqCst);
+        self.has_hooks.store(false, Ordering::SeqCst);
     }
 
     /// Returns `None`, because SQLite has only one writer and aborts no transaction in favour of another one.

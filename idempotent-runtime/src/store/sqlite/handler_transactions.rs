@@ -33,6 +33,8 @@ impl HandlerTransactions {
         let (opened, given_back) = (Arc::clone(&newest), Arc::clone(&newest));
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
+            // No line can have broken, and a statement on the connection fails if its thread is gone.
+            .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None)
             .after_connect(move |connection, _| {

@@ -117,6 +117,9 @@ pub(super) async fn decide_claim(
     request: &ClaimRequest,
     id: Option<i64>,
 ) -> Result<Decided, Failure> {
+    if sqlx::query(schema::ANY).bind(key.as_str()).fetch_optional(&mut *connection).await?.is_none() {
+        return Ok(Decided { decision: decide(None, request), is_fresh: true });
+    }
     for _ in 0..MOST_LOOKS {
         let (state, holder) = look(connection, context, key, id).await?;
         let is_over = holder.as_ref().is_some_and(|holder| holder.is_over);
@@ -135,7 +138,7 @@ pub(super) async fn decide_claim(
             // The lease was renewed meanwhile.
             continue;
         }
-        if is_fresh && sqlx::query(schema::ANY).bind(key.as_str()).fetch_optional(&mut *connection).await?.is_some() {
+        if is_fresh {
             // The claim overwrites an expired row.
             context.file.erasure.mark_due();
         }

@@ -21,3 +21,13 @@ FROM pragma_query_only, pragma_foreign_keys, pragma_ignore_check_constraints, pr
 pub(super) async fn of(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
     sqlx::query_scalar(SETTINGS).fetch_one(connection).await
 }
+
+/// The words of which one is in each statement that changes the state. `temp` is also the name of the schema of temporary
+/// tables.
+const WORDS: [&[u8]; 4] = [b"pragma", b"temp", b"attach", b"detach"];
+
+/// Returns whether the statement may change the state. A longer word that contains one of the words counts too.
+pub(super) fn may_be_changed_by(sql: &str) -> bool {
+    let sql = sql.as_bytes();
+    WORDS.iter().any(|word| sql.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
+}

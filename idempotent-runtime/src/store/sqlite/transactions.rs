@@ -57,7 +57,7 @@ impl TransactionalStore<Sqlite> for SqliteStore {
                 return Ok(ClaimInTransaction::Existing(claim));
             }
             let running = match transactions.running.begin(key, request.fingerprint) {
-                Ok(running) => running,
+                Ok(running) => running.claimed(),
                 Err(fingerprint) => return in_flight(fingerprint),
             };
             let mut open = transactions.begin().await?;
