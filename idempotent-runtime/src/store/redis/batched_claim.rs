@@ -12,6 +12,8 @@ use crate::store::columns::span_millis;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::{MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
 use crate::store::redis::connection::Connection;
+use crate::store::redis::index;
+use crate::store::redis::unawaited::Unawaited;
 
 pub(super) struct BatchedClaim {
     pub(super) name: Vec<u8>,
@@ -36,13 +38,16 @@ impl BatchedClaim {
 /// Sends first claims in one pipeline.
 pub(super) struct InPipeline {
     connection: Connection,
+    unawaited: Unawaited,
+    /// The set of claims that expire.
+    claims: String,
     /// The length of a long answer among the last ones.
     expected: AtomicUsize,
 }
 
 impl InPipeline {
-    pub(super) fn batcher(connection: Connection) -> Arc<Batcher<Self>> {
-        Batcher::new(Self { connection, expected: AtomicUsize::new(0) })
+    pub(super) fn batcher(connection: Connection, unawaited: Unawaited, claims: String) -> Arc<Batcher<Self>> {
+        Batcher::new(Self { connection, unawaited, claims, expected: AtomicUsize::new(0) })
     }
 
     /// Returns the length of the answer that the next claim may get. No caller of a batch has its record before all records of
@@ -101,8 +106,13 @@ impl Sending for InPipeline {
             longest = longest.max(existing.as_ref().map_or(0, Vec::len));
             Some(existing)
         });
-        let answers = answers.collect();
+        let answers: Vec<Option<Self::Answer>> = answers.collect();
         self.expect(longest);
+        let made = batch.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Some(None)));
+        let made: Vec<_> = made.map(|(claim, _)| (&claim.name[..], claim.ttl)).collect();
+        if !made.is_empty() {
+            self.unawaited.send(index::entering(&self.claims, made)).await;
+        }
         Ok(answers)
     }
 

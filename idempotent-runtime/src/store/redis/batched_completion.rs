@@ -17,8 +17,6 @@ pub(super) struct Completion {
     pub(super) value: String,
     pub(super) ttl: Duration,
     pub(super) message: String,
-    /// Whether the index of claims may have the name.
-    pub(super) is_in_index: bool,
 }
 
 impl Completion {
@@ -79,8 +77,7 @@ impl Sending for InScript {
     async fn send(&self, batch: &[Arc<Completion>], (): &mut ()) -> Result<Vec<Option<u32>>, RedisError> {
         let names: Vec<&[u8]> = batch.iter().map(|completion| &completion.name[..]).collect();
         let mut arguments = Vec::with_capacity(3 + 4 * batch.len());
-        let claims = if batch.iter().any(|completion| completion.is_in_index) { &self.claims } else { "" };
-        arguments.extend([&self.channel, &self.index, claims].map(Argument::Text));
+        arguments.extend([&self.channel, &self.index, &self.claims].map(|text| Argument::Text(text)));
         arguments.extend(batch.iter().flat_map(|completion| completion.arguments()));
         if let [_] = batch {
             return Ok(vec![Some(self.connection.run(&self.script, &names, &arguments).await?)]);

@@ -9,6 +9,7 @@ use crate::store::error::StoreError;
 use crate::store::line::Call;
 use crate::store::redis::batched::LARGEST;
 use crate::store::redis::batched_claim::BatchedClaim;
+use crate::store::redis::index;
 use crate::store::redis::inner::Inner;
 use crate::store::redis::value;
 
@@ -21,19 +22,12 @@ pub(super) async fn claim_by_set(
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let value = value::claimed(token, request);
     let claim = Arc::new(BatchedClaim { name: inner.name(key), value, ttl: request.ttl });
-    let existing = send(inner, &claim).await?;
-    if existing.is_none() {
-        inner.late_names.add(claim.name.clone(), request.ttl);
-    }
-    Ok(existing)
-}
-
-async fn send(inner: &Inner, claim: &Arc<BatchedClaim>) -> Result<Option<Vec<u8>>, StoreError> {
     let sending = inner.claiming.sending();
     let mut lead = None;
     if !inner.is_cluster() && claim.name.len() <= LARGEST && sending.expected() <= LARGEST {
         let call = Call::hold_back();
-        match inner.claiming.submit(claim, Some(Arc::clone(&call))).await? {
+        match inner.claiming.submit(&claim, Some(Arc::clone(&call))).await? {
+            // The batch has sent the name to the index.
             Outcome::Answered(existing) => return Ok(existing),
             Outcome::Lost(error) => return Err(inner.error(Arc::unwrap_or_clone(error))),
             Outcome::Alone(own) => lead = own,
@@ -45,5 +39,8 @@ async fn send(inner: &Inner, claim: &Arc<BatchedClaim>) -> Result<Option<Vec<u8>
     drop(lead);
     let existing = claim.existing(answer.map_err(|error| inner.error(error))?);
     sending.expect(existing.as_ref().map_or(0, Vec::len));
+    if existing.is_none() {
+        index::enter_expiring(inner, &claim.name, request.ttl).await;
+    }
     Ok(existing)
 }

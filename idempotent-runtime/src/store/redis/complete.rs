@@ -24,27 +24,18 @@ pub(super) async fn complete(
     ttl: Duration,
 ) -> Result<u32, StoreError> {
     let (value, name) = (record_limit::value_of(inner, token, record)?, inner.name(key));
-    let late = inner.late_names.take(&name);
-    let (message, token, is_in_index) = (Inner::message_of(&name), token_text(token), late.is_none());
-    let completion = Arc::new(Completion { name, token, value, ttl, message, is_in_index });
-    let answer = send(inner, key, &completion).await?;
-    if let Some(name) = late {
-        name.has_ended();
-    }
-    Ok(answer)
-}
-
-async fn send(inner: &Inner, key: &RecordKey, completion: &Arc<Completion>) -> Result<u32, StoreError> {
+    let (message, token) = (Inner::message_of(&name), token_text(token));
+    let completion = Arc::new(Completion { name, token, value, ttl, message });
     let mut lead = None;
     if inner.acknowledged.is_none() && !inner.is_cluster() && completion.bytes() <= LARGEST {
-        match inner.completing.submit(completion, None).await? {
+        match inner.completing.submit(&completion, None).await? {
             Outcome::Answered(answer) => return Ok(answer),
             Outcome::Lost(error) => return Err(inner.error(Arc::unwrap_or_clone(error))),
             Outcome::Alone(own) => lead = own,
         }
     }
     let name = [&completion.name[..]];
-    let claims = if completion.is_in_index { inner.claims_of(&completion.name) } else { "" };
+    let claims = inner.claims_of(&completion.name);
     let mut arguments = [&inner.channel, &inner.index, claims].map(Argument::Text).to_vec();
     arguments.extend(completion.arguments());
     let answer = record_limit::write(inner, &inner.scripts.complete, &name, key, &completion.value, &arguments).await;

@@ -7,21 +7,22 @@
 //! next request with the key adds the missing name. The next count removes a name without a claim.
 //!
 //! The names of claims that expire are sorted by their expiry. A claim by `SET` is granted before its name is in the
-//! set: the name follows some milliseconds later if the claim has not ended by then, and no request waits for it (see
-//! `late_names`). If the process dies in between, only a listing shows the claim. The script that ends the claim removes the name. In a Cluster, the names are spread over
+//! set: the name follows on the same connection, with the names of all claims of its batch, and no request waits for it.
+//! If the process dies in between, only a listing shows the claim. The script that ends the claim removes the name. In a
+//! Cluster, the names are spread over
 //! several sets, so the store removes the name, and no request waits for that either. The name of an expired claim is
 //! removed when operators read it, and with each count of unknown outcomes.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::try_join_all;
-use redis::RedisResult;
+use redis::{Cmd, RedisResult};
 
 use crate::key::RecordKey;
+use crate::store::columns::span_millis;
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::redis::inner::Inner;
-use crate::store::redis::late_names::expiry_after;
 use crate::store::redis::listing::{self, Found, Names, Position, TOGETHER};
 
 /// The number of sets that share the claims that expire in a Cluster. A single set would be on a single server.
@@ -52,14 +53,24 @@ pub(super) async fn enter(inner: &Inner, key: &RecordKey) -> Result<(), StoreErr
     entered.map_err(StoreError::unavailable)
 }
 
+/// Sends the name of a claim that was made and expires.
+pub(super) async fn enter_expiring(inner: &Inner, name: &[u8], ttl: Duration) {
+    inner.unawaited.send(entering(inner.claims_of(name), [(name, ttl)])).await;
+}
+
+/// Returns the command that adds the names of claims to a set of claims that expire.
+pub(super) fn entering<'a>(set: &str, claims: impl IntoIterator<Item = (&'a [u8], Duration)>) -> Cmd {
+    let mut enter = redis::cmd("ZADD");
+    enter.arg(set);
+    for (name, ttl) in claims {
+        enter.arg(after(ttl)).arg(name);
+    }
+    enter
+}
+
 /// Takes the answer of a script that ended a claim or a record. Removes the name from the sets if the script could not.
 /// Returns the answer.
 pub(super) async fn ended(inner: &Inner, key: &RecordKey, answer: u32) -> u32 {
-    if answer > 0
-        && let Some(name) = inner.late_names.take(&inner.name(key))
-    {
-        name.has_ended();
-    }
     // Most claims end here, because the script has removed their names.
     if answer != 2 && !inner.is_cluster() {
         return answer;
@@ -76,11 +87,15 @@ pub(super) async fn ended(inner: &Inner, key: &RecordKey, answer: u32) -> u32 {
     answer
 }
 
+/// Returns that time from now in milliseconds, by this machine's clock. If the clock is wrong, a later check corrects
+/// the result.
+fn after(span: Duration) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    span_millis(now).saturating_add(span_millis(span))
+}
+
 /// Returns the claims in the order in which the servers scan their sets.
 pub(super) async fn claims(inner: &Inner, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-    if cursor.is_none() {
-        inner.late_names.flush().await;
-    }
     if cursor.is_none() && !inner.is_cluster() {
         // The answer comes after all names that this process has sent have arrived.
         let look = redis::cmd("EXISTS").arg(&inner.claims).to_owned();
@@ -154,7 +169,7 @@ impl<'a> Set<'a> {
         let mut enter = redis::cmd(if self.is_endless { "SADD" } else { "ZADD" });
         enter.arg(self.name);
         if let Some(left) = entry.expires_in {
-            enter.arg(expiry_after(left));
+            enter.arg(after(left));
         }
         enter.arg(inner.name(&entry.key));
         inner.operators.query(&enter).await.map_err(|error| inner.error(error))
@@ -229,7 +244,7 @@ pub(super) async fn count_unknown_outcomes(inner: &Inner) -> Result<UnknownOutco
 /// Removes the names of claims that have expired. The names of claims that were renewed get a later time.
 async fn remove_expired_names(inner: &Inner, set: Set<'_>) -> Result<(), StoreError> {
     let mut expired = redis::cmd("ZRANGE");
-    expired.arg(set.name).arg("-inf").arg(expiry_after(Duration::ZERO)).arg("BYSCORE");
+    expired.arg(set.name).arg("-inf").arg(after(Duration::ZERO)).arg("BYSCORE");
     expired.arg("LIMIT").arg(0).arg(EXPIRED_AT_ONCE);
     let names: Vec<Vec<u8>> = inner.operators.query(&expired).await.map_err(|error| inner.error(error))?;
     for entry in members(inner, set, &keys_of(inner, &names)).await? {

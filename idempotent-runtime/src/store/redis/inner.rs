@@ -21,7 +21,6 @@ use crate::store::redis::connection::{Acknowledged, Argument, Connection};
 use crate::store::redis::connection_limit::is_about_connections;
 use crate::store::redis::eviction::EvictionWatch;
 use crate::store::redis::given_back;
-use crate::store::redis::late_names::{LateNames, set_of};
 use crate::store::redis::listener::Listener;
 use crate::store::redis::names;
 use crate::store::redis::scripts::{Scripts, Source};
@@ -43,7 +42,6 @@ pub(super) struct Inner {
     pub(super) claiming: Arc<Batcher<InPipeline>>,
     pub(super) completing: Arc<Batcher<InScript>>,
     pub(super) unawaited: Unawaited,
-    pub(super) late_names: LateNames,
     pub(super) scripts: Scripts,
     /// The check for eviction. `None` if eviction is allowed.
     pub(super) eviction: Option<EvictionWatch>,
@@ -68,7 +66,10 @@ impl Inner {
 
     /// Returns the set of claims that expire which contains this name.
     pub(super) fn claims_of(&self, name: &[u8]) -> &str {
-        set_of(&self.claims, name)
+        match self.claims.as_slice() {
+            [only] => only,
+            sets => &sets[usize::from(given_back::slot(name)) % sets.len()],
+        }
     }
 
     pub(super) fn is_cluster(&self) -> bool {

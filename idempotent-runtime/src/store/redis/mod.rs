@@ -31,7 +31,6 @@ pub(crate) mod forbidden;
 pub(crate) mod given_back;
 pub(crate) mod index;
 pub(crate) mod inner;
-pub(crate) mod late_names;
 pub(crate) mod listener;
 pub(crate) mod listing;
 pub(crate) mod names;

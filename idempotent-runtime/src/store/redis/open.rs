@@ -22,7 +22,6 @@ use crate::store::redis::credentials::Credentials;
 use crate::store::redis::eviction::EvictionWatch;
 use crate::store::redis::index;
 use crate::store::redis::inner::Inner;
-use crate::store::redis::late_names::LateNames;
 use crate::store::redis::listener::Listener;
 use crate::store::redis::names;
 use crate::store::redis::open_error::RedisOpenError;
@@ -203,8 +202,7 @@ impl RedisStoreBuilder {
         let (channel, index) = (format!("{}ended", self.prefix), index::name(&self.prefix));
         let claims = index::names_of_expiring(&self.prefix, !connection.sends_once());
         let (scripts, unawaited) = (Scripts::new(version >= (7, 0)), Unawaited::over(connection.clone()));
-        let late_names = LateNames::new(unawaited.clone(), claims.clone());
-        let claiming = InPipeline::batcher(connection.clone());
+        let claiming = InPipeline::batcher(connection.clone(), unawaited.clone(), claims[0].clone());
         let completing = InScript {
             connection: connection.clone(),
             script: scripts.complete.clone(),
@@ -218,7 +216,6 @@ impl RedisStoreBuilder {
             operators: connection.beside().map_err(RedisOpenError::Unreachable)?,
             claims,
             unawaited,
-            late_names,
             claiming,
             completing,
             connection,

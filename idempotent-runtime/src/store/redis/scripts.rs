@@ -191,7 +191,7 @@ else
         answers[number] = is_done and answer or -1
     end
 end
-if #expiring > 0 and ARGV[3] ~= '' then redis.pcall('ZREM', ARGV[3], unpack(expiring)) end
+if #expiring > 0 then redis.pcall('ZREM', ARGV[3], unpack(expiring)) end
 return answers
 "#
 );

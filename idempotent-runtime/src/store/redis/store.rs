@@ -60,7 +60,7 @@ const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// names meanwhile, a listing may show an entry on two of its pages.
 ///
 /// Claims have an index of their own, for [`StoreAdmin::claims`]. The name of a claim that expires is sent to the index
-/// if the claim has not ended after 20 ms, and no request waits for that. If the process dies in between, or the server is full, only a
+/// just after the claim, and no request waits for that. If the process dies in between, or the server is full, only a
 /// listing shows the claim.
 ///
 /// # In a Cluster
@@ -134,7 +134,7 @@ impl RedisStore {
             Value::Int(attempt) => {
                 let attempt = attempt.try_into().map_err(|_| value::damaged("the attempt is out of range"))?;
                 if expires && self.0.is_cluster() {
-                    self.0.late_names.add(self.0.name(key), request.ttl);
+                    index::enter_expiring(&self.0, &keys[0], request.ttl).await;
                 }
                 Ok(Claim::Acquired { attempt })
             }

@@ -69,35 +69,9 @@ async fn first_execution_enters_a_name_and_a_replay_none() {
     let counted = [calls(&server, "set").await, calls(&server, "zadd").await, calls(&server, "zrem").await];
     // One `SET` for each of four claims, and one in the script that records. Before version 7, a script makes a claim.
     let (sets, scripts) = if server.version().await >= 7 { (5, 1) } else { (2, 5) };
-    // Before version 7, the script of the claim adds its name. From then on, the name is sent only if the claim lasts, as on
-    // a machine that is busy.
-    let has_name = server.version().await < 7 || counted[1] > 0;
-    assert_eq!(counted, [sets, u64::from(has_name), u64::from(has_name)], "SET, ZADD, ZREM");
+    assert_eq!(counted, [sets, 1, 1], "SET, ZADD, ZREM");
     assert_eq!(calls(&server, "evalsha").await, scripts);
     assert_eq!(server.command::<u64>("EXISTS idempotency:claims idempotency:unknown_outcomes").await, 0);
-}
-
-/// Many claims last for a while: their names are sent together, and the ends of the claims remove them.
-#[tokio::test]
-async fn names_of_claims_that_last_are_sent_together() {
-    let server = RedisServer::start(&[]).await;
-    let store = RedisStore::connect(&server.url()).await.expect("the store opens");
-    let () = server.command("CONFIG RESETSTAT").await;
-    let claims: Vec<_> = (0..20).map(|n| (RecordKey::new("charges", None, &n.to_string()), request())).collect();
-    for (key, request) in &claims {
-        assert_eq!(store.claim(key, *request).await.expect("it claims"), Claim::Acquired { attempt: 1 });
-    }
-    let names = async || server.command::<usize>("ZCARD idempotency:claims").await;
-    assert_eq!(eventually(names, |&names| names == 20).await, 20);
-    assert!(calls(&server, "zadd").await <= if server.version().await >= 7 { 10 } else { 20 });
-    for (number, (key, request)) in claims.iter().enumerate() {
-        let ended = match number % 2 {
-            0 => store.complete(key, request.token, record("paid"), request.ttl).await,
-            _ => store.release(key, request.token).await,
-        };
-        assert_eq!(ended.expect("it ends"), Held::Yes);
-    }
-    assert_eq!(names().await, 0);
 }
 
 #[tokio::test]
