@@ -84,6 +84,11 @@ impl Contender {
         Self { name: "#[idempotent]", router, cookie: None, locks: true }
     }
 
+    /// Returns whether this is the handler without a guard, which runs for each request.
+    pub fn is_bare(&self) -> bool {
+        self.name == "bare handler"
+    }
+
     /// Sends one request through all layers, and reads its response to the end.
     ///
     /// # Panics

@@ -41,20 +41,18 @@ fn costs(sections: &[Section]) -> anyhow::Result<String> {
     let section =
         |title: &str| sections.iter().find(|section| section.title == title).with_context(|| title.to_owned());
     let (in_process, loopback) = (section("In process")?, section("Over loopback")?);
-    let bare = cell(in_process.tables.first().context("no table in process")?, "first execution", 1)?;
     let summary = in_process.summary.as_ref().context("no summary")?;
     let mut text = format!(
-        "What the guard adds in process, with `MemoryStore`, to a handler that takes {}; and the time of a request as a part of \
-         its time with each peer:\n\n||over bare|Rustango|axum-idempotent|idempotent|by hand, fewer guarantees|\n\
-         |---|--:|--:|--:|--:|--:|\n",
-        micros(&bare)?
+        "In process, with `MemoryStore`: what the guard adds to the bare handler, and its time as a part of each peer's:\n\n\
+         ||added|of bare|Rustango|axum-idempotent|idempotent|by hand, fewer guarantees|\n|---|--:|--:|--:|--:|--:|--:|\n"
     );
     for path in PATHS {
         let over = cell(summary, path, 1)?;
-        let over = over.split_once(" ns").with_context(|| over.clone())?.0;
+        let (over, ratio) = over.split_once(" ns (").with_context(|| over.clone())?;
+        let ratio = ratio.trim_end_matches(')').replace(' ', "");
         let peers = (2..=5).map(|column| Ok(cell(summary, path, column)?.replace(' ', "")));
         let peers: Vec<String> = peers.collect::<anyhow::Result<_>>()?;
-        text += &format!("|{path}|{}|{}|\n", signed_micros(over)?, peers.join("|"));
+        text += &format!("|{path}|{}|{ratio}|{}|\n", signed_micros(over)?, peers.join("|"));
     }
     text += &requests(loopback.tables.first().context("no table of loopback")?)?;
     let compile_time = section("Compile time")?;
@@ -68,15 +66,20 @@ fn costs(sections: &[Section]) -> anyhow::Result<String> {
 fn requests(rates: &Table) -> anyhow::Result<String> {
     let rate = |store: &str, retries: &str, column| rounded(&cell(rates, &format!("{store}, {retries}"), column)?);
     let mut text = format!(
-        "\nRequests per second over loopback, on two cores:\n\n||{}|\n|---|--:|--:|--:|--:|\n",
+        "\nRequests per second over loopback, two cores, 64 connections:\n\n||{}|\n|---|--:|--:|--:|--:|\n",
         STORES.join("|")
     );
     for (name, retries) in [("first executions", "0 %"), ("replays", "100 %")] {
         let cells: Vec<String> = STORES.iter().map(|store| rate(store, retries, 2)).collect::<anyhow::Result<_>>()?;
         text += &format!("|{}|{}|\n", name, cells.join("|"));
     }
-    let bare = rate("memory", "0 %", 1)?;
-    text += &format!("\nThe unguarded handler serves {bare}. ");
+    let bare = rates.rows.iter().filter_map(|row| row.get(1)?.parse::<f64>().ok());
+    let (least, most) = bare.fold((f64::MAX, 0.0_f64), |(least, most), rate| (least.min(rate), most.max(rate)));
+    text += &format!(
+        "\nThe unguarded handler serves {} to {}. ",
+        rounded(&least.to_string())?,
+        rounded(&most.to_string())?
+    );
     Ok(text)
 }
 
@@ -84,12 +87,6 @@ fn requests(rates: &Table) -> anyhow::Result<String> {
 fn cell(table: &Table, row: &str, column: usize) -> anyhow::Result<String> {
     let found = table.rows.iter().find(|cells| cells[0] == row).and_then(|cells| cells.get(column));
     found.cloned().with_context(|| format!("`{}` has no `{row}`", table.caption))
-}
-
-/// `2580 ns` as `2.6 µs`.
-fn micros(nanos: &str) -> anyhow::Result<String> {
-    let number = nanos.strip_suffix(" ns").with_context(|| nanos.to_owned())?;
-    Ok(figure(number.parse::<f64>()? / 1_000.0, "µs"))
 }
 
 /// `+2500` as `+2.50µs`.

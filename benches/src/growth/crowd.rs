@@ -121,12 +121,20 @@ fn router(store: impl StoreAdmin, door: Arc<Door>) -> (Router, Arc<Door>) {
 }
 
 async fn send(router: Router, path: &str, key: &str) {
-    let request = Request::post(path).header("idempotency-key", key).body(Body::empty());
-    let answer = router.oneshot(request.expect("the request is well-formed")).await.expect("a router is infallible");
-    assert_eq!(answer.status(), StatusCode::CREATED, "{path}");
+    assert_eq!(status(router, path, key).await, StatusCode::CREATED, "{path}");
 }
 
-/// The 99th percentile of requests that are sent one after another while the handlers run, for two leases.
+async fn status(router: Router, path: &str, key: &str) -> StatusCode {
+    let request = Request::post(path).header("idempotency-key", key).body(Body::empty());
+    let answer = router.oneshot(request.expect("the request is well-formed")).await;
+    answer.expect("a router is infallible").status()
+}
+
+/// The time between two of the other requests.
+const EVERY: Duration = Duration::from_millis(2);
+
+/// The 99th percentile of requests that are sent at a fixed rate while the handlers run, for two leases. The time counts
+/// from when a request is due, so a pause counts for all requests that are due meanwhile.
 async fn others((router, door): (Router, Arc<Door>)) -> f64 {
     let handlers = (0..HANDLERS).map(|number| {
         let router = router.clone();
@@ -134,11 +142,20 @@ async fn others((router, door): (Router, Arc<Door>)) -> f64 {
     });
     let handlers: Vec<_> = handlers.collect();
     door.until_all_are_here().await;
-    let (begun, mut took) = (Instant::now(), Vec::new());
+    let (begun, mut others) = (tokio::time::Instant::now(), Vec::new());
     while begun.elapsed() < 2 * LEASE {
-        let sent = Instant::now();
-        send(router.clone(), "/other", &key(2, took.len())).await;
-        took.push(sent.elapsed());
+        let due = begun + EVERY * u32::try_from(others.len()).expect("it fits");
+        tokio::time::sleep_until(due).await;
+        let (router, key) = (router.clone(), key(2, others.len()));
+        others.push(tokio::spawn(async move {
+            send(router, "/other", &key).await;
+            due.elapsed()
+        }));
+    }
+    let took = join_all(others).await.into_iter().map(|took| took.expect("each is answered")).collect();
+    // Without renewals, their keys would be free by now.
+    for number in (0..HANDLERS).step_by(100) {
+        assert_eq!(status(router.clone(), "/held", &key(1, number)).await, StatusCode::CONFLICT, "{number}");
     }
     door.shut.close();
     join_all(handlers).await.into_iter().for_each(|ended| ended.expect("each handler is answered"));
@@ -220,10 +237,12 @@ pub(super) fn measure(section: &mut Section, scale: Scale) -> anyhow::Result<()>
     }
     section.tables.push(table);
     section.text.push(format!(
-        "{HANDLERS} handlers claim their keys in one burst and run for two leases of {} s, while another client sends one \
-         request after another with fresh keys. {WAITERS} requests wait for the key of a handler that runs; a look is any \
-         question to the store about this key.",
-        LEASE.as_secs()
+        "{HANDLERS} handlers claim their keys in one burst and run for two leases of {} s. When all of them run, other \
+         clients send a request with a fresh key every {} ms, whether the former ones were answered or not. {WAITERS} \
+         requests of the same process wait for the key of a handler that runs; a look is a claim or a look-up of this key. \
+         PostgreSQL is also asked for its state by one statement for each look.",
+        LEASE.as_secs(),
+        EVERY.as_millis()
     ));
     Ok(())
 }

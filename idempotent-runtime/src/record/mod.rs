@@ -61,8 +61,26 @@ pub struct Record {
     /// The time at which the handler answered, in whole milliseconds by the clock of the process that ran it. The text
     /// form supports the years 1970 to 9999, and fails for any other.
     pub recorded_at: SystemTime,
-    /// True if the buffer of the body contains little else, so that a store in memory can keep the body without a copy.
-    pub(crate) owns_buffer: bool,
+    /// The body whose buffer contains nothing else, so that a store in memory can keep it without a copy.
+    pub(crate) alone: Option<Alone>,
+}
+
+/// A body that is alone in its buffer. It is identified by its place, because a store that wraps another one can put a
+/// part of another buffer into the record.
+#[derive(Clone, Copy)]
+pub(crate) struct Alone {
+    address: usize,
+    length: usize,
+}
+
+impl Alone {
+    pub(crate) fn of(body: &Bytes) -> Self {
+        Self { address: body.as_ptr().addr(), length: body.len() }
+    }
+
+    fn is(self, body: &Bytes) -> bool {
+        self.address == body.as_ptr().addr() && self.length == body.len()
+    }
 }
 
 /// Compares what is recorded, and not how it lies in memory.
@@ -123,13 +141,18 @@ impl Record {
         fingerprint: Fingerprint,
         recorded_at: SystemTime,
     ) -> Self {
-        Self { status, headers, body, fingerprint, recorded_at, owns_buffer: false }
+        Self { status, headers, body, fingerprint, recorded_at, alone: None }
     }
 
     /// Returns the same outcome without headers and body. From it a retry learns that the request was executed.
     pub(crate) fn without_response(&self) -> Self {
         let Self { status, fingerprint, recorded_at, .. } = *self;
         Self::new(status, Vec::new(), RecordedBody::NotRecorded, fingerprint, recorded_at)
+    }
+
+    /// Returns whether the body is alone in its buffer.
+    pub(crate) fn owns_buffer(&self) -> bool {
+        matches!((&self.body, self.alone), (RecordedBody::Whole(body), Some(alone)) if alone.is(body))
     }
 
     /// Returns the bytes of headers and body, without a store's own overhead.

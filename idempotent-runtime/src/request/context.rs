@@ -319,12 +319,12 @@ impl Execution {
     }
 
     /// Notes the grant with which the guard sends its claim to the store.
-    pub(crate) fn ask_for(&self, key: IdempotencyKey, record_key: RecordKey, downstream: Downstream) {
+    pub(super) fn ask_for(&self, key: IdempotencyKey, record_key: RecordKey, downstream: Downstream) {
         let _ = self.identity.grant.set(Grant { key, record_key, downstream });
     }
 
     /// Notes that the handler may run, in this attempt.
-    pub(crate) fn set_attempt(&self, attempt: u32) {
+    pub(super) fn set_attempt(&self, attempt: u32) {
         self.begin();
         let _ = self.claim.attempt.set(attempt);
     }

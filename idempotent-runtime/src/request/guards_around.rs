@@ -50,7 +50,8 @@ impl Execution {
             .find(|execution| execution.runs_under(record_key))
     }
 
-    /// Returns the grant that the handler sees: the one with which its guard has sent a claim to the store, or that of the guard under whose claim it runs, or that of the nearest guard around it.
+    /// Returns the grant that the handler sees: the one with which its guard has sent a claim to the store, or that of
+    /// the guard under whose claim it runs, or that of the nearest guard around it.
     pub(super) fn granted(&self) -> Option<&Grant> {
         self.grantee()?.identity.grant.get()
     }

@@ -93,9 +93,9 @@ impl ResponseClassifier {
                 Ok(piece) if self.has_other_length(&parts, piece.bytes.len()) => {
                     ClassifiedNow::Later(Response::from_parts(parts, piece.body))
                 }
-                Ok(Piece { bytes, owns_buffer, body }) => {
+                Ok(Piece { bytes, alone, body }) => {
                     let record = self.record(&parts, RecordedBody::Whole(bytes), None);
-                    let record = Record { owns_buffer, ..record };
+                    let record = Record { alone, ..record };
                     let response = Response::from_parts(parts, body);
                     ClassifiedNow::Whole((response, Classification::Record(record), Outcome::Recorded))
                 }

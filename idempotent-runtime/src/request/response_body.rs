@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use crate::deadline::Deadline;
 use crate::policy::Policy;
 use crate::policy::values::Stream;
+use crate::record::Alone;
 use crate::request::body::{Gathered, Resumed};
 use crate::request::response_mark::remove_from;
 
@@ -27,8 +28,8 @@ pub(super) enum Content {
 /// A body that is one piece in memory.
 pub(super) struct Piece {
     pub(super) bytes: Bytes,
-    /// See [`Record::owns_buffer`](crate::record::Record::owns_buffer).
-    pub(super) owns_buffer: bool,
+    /// Set if the bytes are alone in their buffer.
+    pub(super) alone: Option<Alone>,
     /// The body for the client.
     pub(super) body: Body,
 }
@@ -39,13 +40,13 @@ const LARGE: usize = 4 * 1024;
 impl Piece {
     fn of(bytes: Bytes) -> Self {
         if bytes.len() < LARGE || !bytes.is_unique() {
-            return Self { owns_buffer: false, body: Body::from(bytes.clone()), bytes };
+            return Self { alone: None, body: Body::from(bytes.clone()), bytes };
         }
-        // Nobody else has the buffer, so this copies nothing.
-        let buffer = Vec::from(bytes);
-        let owns_buffer = buffer.capacity() - buffer.len() <= buffer.len() / 8;
+        // Nobody else has the buffer. The rest of it is given back, which seldom moves the bytes.
+        let mut buffer = Vec::from(bytes);
+        buffer.shrink_to_fit();
         let bytes = Bytes::from(buffer);
-        Self { owns_buffer, body: Body::from(bytes.clone()), bytes }
+        Self { alone: Some(Alone::of(&bytes)), body: Body::from(bytes.clone()), bytes }
     }
 }
 
@@ -57,7 +58,7 @@ impl Content {
         }
         let Some(first) = body.frame().now_or_never() else { return Err(body) };
         match first.map(|frame| frame.map(Frame::into_data)) {
-            None => Ok(Piece { bytes: Bytes::new(), owns_buffer: false, body: Body::empty() }),
+            None => Ok(Piece { bytes: Bytes::new(), alone: None, body: Body::empty() }),
             Some(Ok(Ok(data))) if body.is_end_stream() => Ok(Piece::of(data)),
             Some(Ok(Ok(data))) => Err(Body::new(Resumed::new([Ok(Frame::data(data))], body))),
             Some(Ok(Err(trailers))) => Err(Body::new(Resumed::new([Ok(trailers)], body))),

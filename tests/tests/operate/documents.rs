@@ -173,16 +173,29 @@ fn costs_in_the_readme_are_those_of_the_results() {
     let (_, costs) = readme.split_once("<!--costs-->").expect("the costs begin");
     let (costs, _) = costs.split_once("<!--/costs-->").expect("the costs end");
     let mut compared = 0;
-    for cells in rows(costs).filter(|cells| cells.len() == 6 && cells[0].ends_with('B')) {
+    for cells in rows(costs).filter(|cells| cells.len() == 7 && cells[0].ends_with('B')) {
         let of_results = rows(&results).find(|row| row[0] == cells[0]).unwrap_or_else(|| panic!("no {:?}", cells[0]));
         let nanos: f64 = of_results[1].split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("nanoseconds");
         let micros: f64 = cells[1].trim_end_matches("µs").replace('−', "-").parse().expect("microseconds");
         assert!((nanos / 1_000.0 - micros).abs() <= 0.005 + 0.005 * micros.abs(), "{cells:?}: {of_results:?}");
-        let of_peers: Vec<_> = of_results[2..].iter().map(|cell| cell.replace(' ', "")).collect();
+        let ratio = of_results[1].split(['(', ')']).nth(1).expect("a quotient");
+        let of_peers: Vec<_> = [ratio].iter().chain(&of_results[2..]).map(|cell| cell.replace(' ', "")).collect();
         assert_eq!(cells[2..], of_peers, "{:?}", cells[0]);
         compared += 1;
     }
-    assert_eq!(compared, 7);
+    for (cells, retries) in [("first executions", "0 %"), ("replays", "100 %")]
+        .map(|(name, retries)| (rows(costs).find(|row| row[0] == name).expect("a row of loopback"), retries))
+    {
+        for (cell, store) in cells[1..].iter().zip(["memory", "SQLite", "Redis", "PostgreSQL"]) {
+            let name = format!("{store}, {retries}");
+            let of_results = rows(&results).find(|row| row[0] == name && row.len() > 2).expect("a row of loopback");
+            let rate: f64 = of_results[2].parse().expect("a rate");
+            let shown: f64 = cell.replace(',', "").parse().expect("a rate");
+            assert!((rate - shown).abs() <= 50.0, "{name}: {cell}, {of_results:?}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 7 + 8);
 }
 
 /// crates.io shows a part of the README, so each statement must have only one wording.
