@@ -10,7 +10,7 @@ use crate::transaction::transactions::{Recording, TxClaimRequest};
 
 /// What the engine does with a handler's transaction, for every database.
 pub(crate) trait HandlerTransaction: Send + Sync {
-    /// Begins the transaction and claims the key in it. No transaction is begun unless the claim is acquired.
+    /// Begins the transaction and claims the key in it. No transaction is left open unless the claim is acquired.
     fn claim<'a>(
         &'a self,
         store: &'a StoreHandle,

@@ -233,6 +233,35 @@ async fn two_hundred_duplicates_over_a_pool_of_two_do_not_deadlock() {
     assert_eq!(rows(&pool).await, ["tea"; 2]);
 }
 
+/// A connection is free when the replays arrive, and another handler may take it before them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replays_do_not_wait_for_connections_of_handlers() {
+    let (database, _) = database().await;
+    let runs = Runs::held();
+    let (server, _) = process(database.pool(2).await, &runs).await;
+    let (recorded, ()) = tokio::join!(send(&server, "/waits", "recorded", "tea"), async {
+        runs.until_started(1).await;
+        runs.let_finish(1);
+    });
+    assert_eq!(recorded.text(), "run 1");
+    let first = send(&server, "/waits", "first", "tea");
+    let others = async {
+        runs.until_started(2).await;
+        let second = send(&server, "/waits", "second", "tea");
+        let replays = async {
+            let replays = join_all((0..50).map(|_| send(&server, "/waits", "recorded", "tea"))).await;
+            // Only now do the handlers end.
+            runs.until_started(3).await;
+            runs.let_finish(2);
+            replays
+        };
+        tokio::join!(second, replays)
+    };
+    let (first, (second, replays)) = tokio::join!(first, others);
+    assert!(replays.iter().all(|replay| replay.is_replay() && replay.text() == "run 1"), "{replays:?}");
+    assert!([first, second].iter().all(|answer| answer.status.is_success()));
+}
+
 #[tokio::test]
 async fn lost_answer_to_commit_is_told_by_the_record() {
     for loss in [Loss::Answer, Loss::Request] {

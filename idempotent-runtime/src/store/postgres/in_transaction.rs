@@ -106,9 +106,10 @@ impl Begun<Postgres> for InTransaction {
             "SELECT is_ours, \
              CASE WHEN is_ours THEN set_config('session_authorization', current_setting('idempotent_runtime.user', true), false) END, \
              CASE WHEN is_ours THEN set_config('role', current_setting('idempotent_runtime.role', true), false) END, \
-             CASE WHEN is_ours THEN set_config('default_transaction_read_only', current_setting('idempotent_runtime.read_only'), false) END, \
-             CASE WHEN is_ours THEN set_config('idempotent_runtime.read_only', '', false) END \
-             FROM (SELECT current_setting('idempotent_runtime.transaction', true) IS NOT DISTINCT FROM '{}' AS is_ours) AS one; \
+             CASE WHEN has_guard THEN set_config('default_transaction_read_only', current_setting('idempotent_runtime.read_only'), false) END, \
+             CASE WHEN has_guard THEN set_config('idempotent_runtime.read_only', '', false) END \
+             FROM (SELECT is_ours, is_ours AND current_setting('idempotent_runtime.read_only', true) <> '' AS has_guard FROM \
+             (SELECT current_setting('idempotent_runtime.transaction', true) IS NOT DISTINCT FROM '{}' AS is_ours) AS ours) AS one; \
              SET CONSTRAINTS ALL IMMEDIATE",
             self.marker
         );

@@ -16,15 +16,15 @@ macro_rules! taken_over {
 macro_rules! completed {
     ($ttl:literal) => {
         concat!(
-            "state = 'completed', lease_until = NULL, expires_at = clock_timestamp() + ",
+            "state = 'completed', lease_until = NULL, expires_at = pg_catalog.clock_timestamp() + ",
             $ttl,
-            " * interval '1 millisecond', delete_after = CASE WHEN r.delete_after BETWEEN clock_timestamp() + ",
+            " * interval '1 millisecond', delete_after = CASE WHEN r.delete_after BETWEEN pg_catalog.clock_timestamp() + ",
             $ttl,
-            " * interval '1 millisecond' AND clock_timestamp() + ",
+            " * interval '1 millisecond' AND pg_catalog.clock_timestamp() + ",
             $ttl,
             " * interval '1 millisecond' + ",
             spare!($ttl),
-            " THEN r.delete_after ELSE clock_timestamp() + ",
+            " THEN r.delete_after ELSE pg_catalog.clock_timestamp() + ",
             $ttl,
             " * interval '1 millisecond' END"
         )

@@ -16,9 +16,9 @@ use crate::store::postgres::spare::spare;
 
 macro_rules! existing {
     () => {
-        "SELECT id, state, fingerprint, token, attempt, lease_until > clock_timestamp() AS leased, \
-         isfinite(expires_at) AS expires, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
-         false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > clock_timestamp()"
+        "SELECT id, state, fingerprint, token, attempt, lease_until > pg_catalog.clock_timestamp() AS leased, \
+         pg_catalog.isfinite(expires_at) AS expires, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at, status, headers::text AS headers, body, \
+         false AS acquired FROM {schema}.records WHERE digest = $1 AND expires_at > pg_catalog.clock_timestamp()"
     };
 }
 
@@ -26,9 +26,9 @@ macro_rules! existing {
 macro_rules! later {
     ($ttl:literal) => {
         concat!(
-            "CASE WHEN delete_after < clock_timestamp() + ",
+            "CASE WHEN delete_after < pg_catalog.clock_timestamp() + ",
             $ttl,
-            " * interval '1 millisecond' THEN clock_timestamp() + ",
+            " * interval '1 millisecond' THEN pg_catalog.clock_timestamp() + ",
             $ttl,
             " * interval '1 millisecond' + ",
             spare!($ttl),
@@ -78,14 +78,14 @@ const CLAIM_IN_TRANSACTION: &str = concat!(
 // A token that was given back has a row of its own. Before the statement claims, it looks for that row. If that row is committed
 // after the snapshot, a unique index rejects a claim that never expires.
 const CLAIM: &str = concat!(
-    "WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), \
+    "WITH moment AS MATERIALIZED (SELECT pg_catalog.clock_timestamp() AS now), \
      existing AS MATERIALIZED (",
     existing!(),
     "), turn AS MATERIALIZED (\
      SELECT pg_try_advisory_xact_lock_shared($10) AS is_free WHERE NOT EXISTS (SELECT FROM existing \
      WHERE NOT ($7 AND state = 'claimed' AND NOT leased AND fingerprint IN ($3, $11) AND token <> $4))), \
      given_back AS MATERIALIZED (\
-     SELECT FROM {schema}.records WHERE digest = $1 || decode($4, 'hex') AND expires_at > clock_timestamp()), claimed AS (\
+     SELECT FROM {schema}.records WHERE digest = $1 || decode($4, 'hex') AND expires_at > pg_catalog.clock_timestamp()), claimed AS (\
      INSERT INTO {schema}.records AS r \
      (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, expires_at, delete_after, guards_token) \
      SELECT $1, $2, 'claimed', $3, $4, 1, $5, now + $6 * interval '1 millisecond', \
@@ -110,11 +110,11 @@ const CLAIM: &str = concat!(
 );
 
 const RENEW: &str = concat!(
-    "UPDATE {schema}.records SET lease_until = clock_timestamp() + $3 * interval '1 millisecond', \
-     expires_at = CASE WHEN isfinite(expires_at) THEN clock_timestamp() + claim_ttl * interval '1 millisecond' \
+    "UPDATE {schema}.records SET lease_until = pg_catalog.clock_timestamp() + $3 * interval '1 millisecond', \
+     expires_at = CASE WHEN pg_catalog.isfinite(expires_at) THEN pg_catalog.clock_timestamp() + claim_ttl * interval '1 millisecond' \
      ELSE expires_at END, delete_after = greatest(delete_after, ",
     later!("records.claim_ttl"),
-    ") WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp()"
+    ") WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > pg_catalog.clock_timestamp()"
 );
 
 /// [`RENEW`] for lists of digests, tokens and leases. Returns the tokens that hold their claims, and whether each was renewed. It
@@ -123,12 +123,12 @@ const RENEW_MANY: &str = concat!(
     "WITH renewal AS MATERIALIZED (\
      SELECT * FROM unnest($1::bytea[], $2::text[], $3::bigint[]) AS renewal (digest, token, lease)), \
      held AS MATERIALIZED (SELECT r.token FROM {schema}.records AS r JOIN renewal USING (digest, token) \
-     WHERE r.state = 'claimed' AND r.expires_at > clock_timestamp()), \
+     WHERE r.state = 'claimed' AND r.expires_at > pg_catalog.clock_timestamp()), \
      free AS MATERIALIZED (SELECT r.digest, r.token, renewal.lease FROM {schema}.records AS r JOIN renewal USING (digest, token) \
-     WHERE r.state = 'claimed' AND r.expires_at > clock_timestamp() FOR UPDATE OF r SKIP LOCKED), \
+     WHERE r.state = 'claimed' AND r.expires_at > pg_catalog.clock_timestamp() FOR UPDATE OF r SKIP LOCKED), \
      renewed AS (UPDATE {schema}.records AS r \
-     SET lease_until = clock_timestamp() + free.lease * interval '1 millisecond', \
-     expires_at = CASE WHEN isfinite(r.expires_at) THEN clock_timestamp() + r.claim_ttl * interval '1 millisecond' \
+     SET lease_until = pg_catalog.clock_timestamp() + free.lease * interval '1 millisecond', \
+     expires_at = CASE WHEN pg_catalog.isfinite(r.expires_at) THEN pg_catalog.clock_timestamp() + r.claim_ttl * interval '1 millisecond' \
      ELSE r.expires_at END, delete_after = greatest(delete_after, ",
     later!("r.claim_ttl"),
     ") FROM free WHERE r.digest = free.digest RETURNING r.token) \
@@ -137,7 +137,7 @@ const RENEW_MANY: &str = concat!(
 
 /// Makes a claim permanent whose request was rejected because its outcome is unknown.
 const KEEP: &str = "UPDATE {schema}.records SET expires_at = 'infinity', delete_after = 'infinity' WHERE digest = $1 AND token = $2 \
-     AND state = 'claimed' AND expires_at > clock_timestamp() AND lease_until <= clock_timestamp()";
+     AND state = 'claimed' AND expires_at > pg_catalog.clock_timestamp() AND lease_until <= pg_catalog.clock_timestamp()";
 
 // NOTIFY takes a lock for the whole database at COMMIT, so the statement notifies only if a request waits.
 const COMPLETE: &str = concat!(
@@ -145,34 +145,34 @@ const COMPLETE: &str = concat!(
     completed!("$3"),
     ", fingerprint = $4, \
      recorded_at = timestamptz 'epoch' + $5 * interval '1 millisecond', status = $6, headers = $7::jsonb, body = $8 \
-     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() \
+     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > pg_catalog.clock_timestamp() \
      RETURNING CASE WHEN awaited THEN pg_notify($9, encode($1, 'hex'))::text END"
 );
 
 /// Lets the record of the digest $1 expire in $2 milliseconds. The third parameter identifies the statement, as in [`RELEASE`].
 const EXTEND: &str = concat!(
-    "UPDATE {schema}.records SET expires_at = clock_timestamp() + $2 * interval '1 millisecond', \
-     delete_after = CASE WHEN delete_after BETWEEN clock_timestamp() + $2 * interval '1 millisecond' \
-     AND clock_timestamp() + $2 * interval '1 millisecond' + ",
+    "UPDATE {schema}.records SET expires_at = pg_catalog.clock_timestamp() + $2 * interval '1 millisecond', \
+     delete_after = CASE WHEN delete_after BETWEEN pg_catalog.clock_timestamp() + $2 * interval '1 millisecond' \
+     AND pg_catalog.clock_timestamp() + $2 * interval '1 millisecond' + ",
     spare!("$2"),
-    " THEN delete_after ELSE clock_timestamp() + $2 * interval '1 millisecond' + ",
+    " THEN delete_after ELSE pg_catalog.clock_timestamp() + $2 * interval '1 millisecond' + ",
     spare!("$2"),
-    " END WHERE digest = $1 AND state = 'completed' AND expires_at > clock_timestamp() AND $3 = 'extend'"
+    " END WHERE digest = $1 AND state = 'completed' AND expires_at > pg_catalog.clock_timestamp() AND $3 = 'extend'"
 );
 
 /// Ends a claim. The last parameter identifies the statement: behind a pooler, it may run instead of another client's statement with
 /// the same types of parameters, and must then change nothing.
 const RELEASE: &str = "DELETE FROM {schema}.records \
-     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > clock_timestamp() AND $4 = 'release' \
+     WHERE digest = $1 AND token = $2 AND state = 'claimed' AND expires_at > pg_catalog.clock_timestamp() AND $4 = 'release' \
      RETURNING CASE WHEN awaited THEN pg_notify($3, encode($1, 'hex'))::text END";
 
 /// Prevents a late claim with the token $2 for the digest $1, for $3 milliseconds, unless the claim has a record. Inserts nothing if
 /// the row already exists, or if a claim that never expires has arrived in the meantime.
 const GIVE_BACK: &str = "INSERT INTO {schema}.records (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, \
      delete_after, guards_token) \
-     SELECT $1 || decode($2, 'hex'), '', 'given back', '', $2, 0, 0, clock_timestamp() + $3 * interval '1 millisecond', \
-     clock_timestamp() + $3 * interval '1 millisecond', true WHERE $4 = 'give back' AND NOT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 AND state = 'completed' \
-     AND expires_at > clock_timestamp()) ON CONFLICT DO NOTHING";
+     SELECT $1 || decode($2, 'hex'), '', 'given back', '', $2, 0, 0, pg_catalog.clock_timestamp() + $3 * interval '1 millisecond', \
+     pg_catalog.clock_timestamp() + $3 * interval '1 millisecond', true WHERE $4 = 'give back' AND NOT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 AND state = 'completed' \
+     AND expires_at > pg_catalog.clock_timestamp()) ON CONFLICT DO NOTHING";
 
 const AWAIT: &str =
     "UPDATE {schema}.records SET awaited = true WHERE digest = $1 AND state = 'claimed' AND NOT awaited";
@@ -180,19 +180,19 @@ const AWAIT: &str =
 /// Writes the record of a claim in a transaction. The key has no row, or a row that may be taken over.
 const RECORD: &str = "INSERT INTO {schema}.records AS r (digest, key, state, fingerprint, token, attempt, claim_ttl, \
      expires_at, delete_after, recorded_at, status, headers, body) \
-     VALUES ($1, $2, 'completed', $3, $4, 1, $5, clock_timestamp() + $5 * interval '1 millisecond', \
-     clock_timestamp() + $5 * interval '1 millisecond', \
+     VALUES ($1, $2, 'completed', $3, $4, 1, $5, pg_catalog.clock_timestamp() + $5 * interval '1 millisecond', \
+     pg_catalog.clock_timestamp() + $5 * interval '1 millisecond', \
      timestamptz 'epoch' + $6 * interval '1 millisecond', $7, $8::jsonb, $9) \
      ON CONFLICT (digest) DO UPDATE SET key = excluded.key, state = 'completed', fingerprint = excluded.fingerprint, \
      token = excluded.token, claim_ttl = excluded.claim_ttl, lease_until = NULL, expires_at = excluded.expires_at, \
      delete_after = excluded.delete_after, guards_token = false, recorded_at = excluded.recorded_at, status = excluded.status, headers = excluded.headers, body = excluded.body \
-     WHERE r.expires_at <= clock_timestamp() OR ($10 AND r.state = 'claimed' \
-     AND r.lease_until <= clock_timestamp() AND r.fingerprint = $13) \
+     WHERE r.expires_at <= pg_catalog.clock_timestamp() OR ($10 AND r.state = 'claimed' \
+     AND r.lease_until <= pg_catalog.clock_timestamp() AND r.fingerprint = $13) \
      RETURNING CASE WHEN $12 THEN pg_notify($11, encode($1, 'hex'))::text END";
 
 /// Returns whether the token $2 has completed the claim of the digest $1.
 const COMPLETED_BY: &str = "SELECT EXISTS (SELECT FROM {schema}.records WHERE digest = $1 AND token = $2 \
-     AND state = 'completed' AND expires_at > clock_timestamp())";
+     AND state = 'completed' AND expires_at > pg_catalog.clock_timestamp())";
 
 pub(super) type Query = sqlx::query::Query<'static, Postgres, PgArguments>;
 

@@ -1,10 +1,13 @@
 //! Transactions for handlers, claimed by advisory locks.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::Row as _;
 use sqlx::postgres::{PgRow, Postgres};
+use tokio::time::timeout;
 
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
@@ -61,7 +64,8 @@ impl TransactionalStore<Postgres> for PostgresStore {
             if let Some(fingerprint) = self.0.running.fingerprint(claim.key) {
                 return Ok(ClaimInTransaction::Existing(Claim::InFlight { fingerprint }));
             }
-            if self.0.looks_up_first() {
+            let looks_up_first = self.0.looks_up_first();
+            if looks_up_first {
                 match claiming.look_up().await {
                     Ok(None) => {}
                     Ok(Some(existing)) => return Ok(ClaimInTransaction::Existing(existing)),
@@ -72,6 +76,8 @@ impl TransactionalStore<Postgres> for PostgresStore {
             }
             match self.0.running.begin(claim.key, claim.request.fingerprint) {
                 Ok(running) => claiming.begin(running, claim.isolation, claim.without_response).await,
+                // The look-up has just found no record.
+                Err(fingerprint) if looks_up_first => Ok(ClaimInTransaction::Existing(Claim::InFlight { fingerprint })),
                 Err(fingerprint) => claiming.beside_another(fingerprint).await.map(ClaimInTransaction::Existing),
             }
         })
@@ -106,6 +112,9 @@ impl TransactionalStore<Postgres> for PostgresStore {
         })
     }
 }
+
+/// How long a claim waits for a connection of the application's pool before it looks up the row of its key.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A claim in a transaction.
 ///
@@ -164,7 +173,16 @@ impl Claiming<'_> {
         let lock_of_key = inner.lock_of_key(key);
         let begun = InTransaction::new(inner.pools.shared());
         let statements = begun.begin(isolation, Some(&try_locks(requests, asked_for, lock_of_key)));
-        let mut open = match inner.pools.begin(statements, begun.clone()).await {
+        let mut beginning = pin!(inner.pools.begin(statements, begun.clone()));
+        let begins = match timeout(PATIENCE, &mut beginning).await {
+            Ok(begins) => begins,
+            // Handlers may use all connections for long. A record is replayed without one.
+            Err(_) => match self.look_up().await {
+                Ok(Some(existing)) => return Ok(ClaimInTransaction::Existing(existing)),
+                Ok(None) | Err(_) => beginning.await,
+            },
+        };
+        let mut open = match begins {
             Ok(open) => open,
             // A server that was demoted still has its records.
             Err(error) if is_from_demoted(&error) => {

@@ -10,7 +10,7 @@ use redis::{Cmd, RedisError, Value};
 use crate::store::batcher::{Batcher, Sending};
 use crate::store::columns::span_millis;
 use crate::store::error::StoreError;
-use crate::store::redis::batched::{MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
+use crate::store::redis::batched::{LARGEST, MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
 use crate::store::redis::connection::Connection;
 use crate::store::redis::index;
 use crate::store::redis::unawaited::Unawaited;
@@ -32,6 +32,20 @@ impl BatchedClaim {
     /// this one.
     pub(super) fn existing(&self, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
         value.filter(|existing| existing != self.value.as_bytes())
+    }
+}
+
+/// What the next answer may be like. Sets it when dropped.
+///
+/// A batch without an answer may have asked for records that are too large for one pipeline: the next claims go alone.
+struct Expectation<'a> {
+    pipeline: &'a InPipeline,
+    longest: usize,
+}
+
+impl Drop for Expectation<'_> {
+    fn drop(&mut self) {
+        self.pipeline.expect(self.longest);
     }
 }
 
@@ -94,6 +108,8 @@ impl Sending for InPipeline {
         for claim in batch {
             all.add_command(claim.command());
         }
+        let mut expectation = Expectation { pipeline: self, longest: LARGEST + 1 };
+        // It is not sent again: each caller that still waits sends its own claim again.
         let answers = self.connection.query_many(all.ignore_errors()).await?;
         let mut longest = 0;
         let answers = answers.into_iter().zip(batch).map(|(answer, claim)| {
@@ -107,7 +123,8 @@ impl Sending for InPipeline {
             Some(existing)
         });
         let answers: Vec<Option<Self::Answer>> = answers.collect();
-        self.expect(longest);
+        expectation.longest = longest;
+        drop(expectation);
         let made = batch.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Some(None)));
         let made: Vec<_> = made.map(|(claim, _)| (&claim.name[..], claim.ttl)).collect();
         if !made.is_empty() {

@@ -23,12 +23,14 @@ pub(super) async fn claim_by_set(
     let value = value::claimed(token, request);
     let claim = Arc::new(BatchedClaim { name: inner.name(key), value, ttl: request.ttl });
     let sending = inner.claiming.sending();
-    let mut lead = None;
+    let (mut lead, mut lost) = (None, None);
     if !inner.is_cluster() && claim.name.len() <= LARGEST && sending.expected() <= LARGEST {
         let call = Call::hold_back();
         match inner.claiming.submit(&claim, Some(Arc::clone(&call))).await? {
             // The batch has sent the name to the index.
             Outcome::Answered(existing) => return Ok(existing),
+            // The batch may have had its effect. A claim that is sent again recognises its own value.
+            Outcome::Lost(error) if inner.connection.may_repeat(&error) => lost = Some(error),
             Outcome::Lost(error) => return Err(inner.error(Arc::unwrap_or_clone(error))),
             Outcome::Alone(own) => lead = own,
         }
@@ -37,7 +39,9 @@ pub(super) async fn claim_by_set(
     let answer = inner.connection.query(&claim.command()).await;
     // Kept until the claim is answered, so that other claims gather in the meantime.
     drop(lead);
-    let existing = claim.existing(answer.map_err(|error| inner.error(error))?);
+    // The first error counts: the lost batch may have made the claim, whatever the answer to the second try.
+    let answer = answer.map_err(|error| inner.error(lost.map_or(error, Arc::unwrap_or_clone)))?;
+    let existing = claim.existing(answer);
     sending.expect(existing.as_ref().map_or(0, Vec::len));
     if existing.is_none() {
         index::enter_expiring(inner, &claim.name, request.ttl).await;

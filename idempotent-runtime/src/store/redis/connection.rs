@@ -103,12 +103,9 @@ impl Connection {
         }
     }
 
-    /// Sends commands in one round trip that have the same effect if they are sent twice.
+    /// Sends commands in one round trip, and does not send them again.
     pub(super) async fn query_many(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
-        match self.send_many(commands).await {
-            Err(error) if self.may_repeat(&error) => self.send_many(commands).await.or(Err(error)),
-            answer => answer,
-        }
+        self.send_many(commands).await
     }
 
     async fn send_many<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
@@ -128,7 +125,7 @@ impl Connection {
     }
 
     /// Returns whether the call may be sent again at once. If the second try fails too, the first error is returned.
-    fn may_repeat(&self, error: &RedisError) -> bool {
+    pub(super) fn may_repeat(&self, error: &RedisError) -> bool {
         self.sends_once() && may_succeed_at_once(error)
     }
 

@@ -27,6 +27,9 @@ pub(super) struct Guard {
     has_hooks: AtomicBool,
     /// Whether the last handler may have changed the settings of the connection.
     may_be_changed: AtomicBool,
+    /// Whether a handler has got the connection itself. It may have left a function that changes settings, so from then
+    /// on no text of a statement says whether they are changed.
+    was_used_directly: AtomicBool,
     /// The settings of the connection when it was opened.
     settings: String,
 }
@@ -62,7 +65,8 @@ impl Guard {
     /// Returns whether the settings of the connection are those with which it was opened. The query costs about as much
     /// as an INSERT, so it is left out if no statement can have changed them.
     pub(super) async fn finds_as_it_was(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-        if !self.may_be_changed.swap(false, Ordering::SeqCst) {
+        let may_be_changed = self.may_be_changed.swap(false, Ordering::SeqCst);
+        if !may_be_changed && !self.was_used_directly.load(Ordering::SeqCst) {
             return Ok(true);
         }
         Ok(settings::of(connection).await? == self.settings)
@@ -114,7 +118,7 @@ impl Begun<Sqlite> for Guard {
     }
 
     fn note_direct_use(&self) {
-        self.may_be_changed.store(true, Ordering::SeqCst);
+        self.was_used_directly.store(true, Ordering::SeqCst);
         self.has_hooks.store(false, Ordering::SeqCst);
     }
 
