@@ -12,7 +12,6 @@ use crate::store::columns::span_millis;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::{LARGEST, MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
 use crate::store::redis::connection::Connection;
-use crate::store::redis::index;
 use crate::store::redis::unawaited::Unawaited;
 
 pub(super) struct BatchedClaim {
@@ -128,7 +127,7 @@ impl Sending for InPipeline {
         let made = batch.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Some(None)));
         let made: Vec<_> = made.map(|(claim, _)| (&claim.name[..], claim.ttl)).collect();
         if !made.is_empty() {
-            self.unawaited.send(index::entering(&self.claims, made)).await;
+            self.unawaited.enter(&self.claims, made).await;
         }
         Ok(answers)
     }

@@ -13,17 +13,17 @@
 //! several sets, so the store removes the name, and no request waits for that either. The name of an expired claim is
 //! removed when operators read it, and with each count of unknown outcomes.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use redis::{Cmd, RedisResult};
+use redis::RedisResult;
 
 use crate::key::RecordKey;
-use crate::store::columns::span_millis;
 use crate::store::entry::{Cursor, Entry, EntryState, Page, UNKNOWN_OUTCOMES_COUNTED, UnknownOutcomes};
 use crate::store::error::StoreError;
 use crate::store::redis::inner::Inner;
 use crate::store::redis::listing::{self, Found, Names, Position, TOGETHER};
+use crate::store::redis::unawaited::after;
 
 /// The number of sets that share the claims that expire in a Cluster. A single set would be on a single server.
 const SETS_IN_CLUSTER: usize = 16;
@@ -55,17 +55,7 @@ pub(super) async fn enter(inner: &Inner, key: &RecordKey) -> Result<(), StoreErr
 
 /// Sends the name of a claim that was made and expires.
 pub(super) async fn enter_expiring(inner: &Inner, name: &[u8], ttl: Duration) {
-    inner.unawaited.send(entering(inner.claims_of(name), [(name, ttl)])).await;
-}
-
-/// Returns the command that adds the names of claims to a set of claims that expire.
-pub(super) fn entering<'a>(set: &str, claims: impl IntoIterator<Item = (&'a [u8], Duration)>) -> Cmd {
-    let mut enter = redis::cmd("ZADD");
-    enter.arg(set);
-    for (name, ttl) in claims {
-        enter.arg(after(ttl)).arg(name);
-    }
-    enter
+    inner.unawaited.enter(inner.claims_of(name), [(name, ttl)]).await;
 }
 
 /// Takes the answer of a script that ended a claim or a record. Removes the name from the sets if the script could not.
@@ -85,13 +75,6 @@ pub(super) async fn ended(inner: &Inner, key: &RecordKey, answer: u32) -> u32 {
         inner.unawaited.send(redis::cmd("ZREM").arg(inner.claims_of(&name)).arg(&name).to_owned()).await;
     }
     answer
-}
-
-/// Returns that time from now in milliseconds, by this machine's clock. If the clock is wrong, a later check corrects
-/// the result.
-fn after(span: Duration) -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    span_millis(now).saturating_add(span_millis(span))
 }
 
 /// Returns the claims in the order in which the servers scan their sets.

@@ -1,11 +1,13 @@
 //! Commands that no request waits for.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use redis::Cmd;
 use tokio::sync::Semaphore;
 
+use crate::store::columns::span_millis;
 use crate::store::redis::connection::Connection;
 
 /// The largest number of commands that have no answer yet.
@@ -20,6 +22,16 @@ pub(super) struct Unawaited {
 impl Unawaited {
     pub(super) fn over(connection: Connection) -> Self {
         Self { connection, room: Arc::new(Semaphore::new(UNANSWERED)) }
+    }
+
+    /// Adds the names of claims to a set of claims that expire.
+    pub(super) async fn enter<'a>(&self, set: &str, claims: impl IntoIterator<Item = (&'a [u8], Duration)>) {
+        let mut enter = redis::cmd("ZADD");
+        enter.arg(set);
+        for (name, ttl) in claims {
+            enter.arg(after(ttl)).arg(name);
+        }
+        self.send(enter).await;
     }
 
     /// Sends a command that changes the index of claims. Waits for the answer only if too many commands have none yet.
@@ -51,4 +63,11 @@ impl Unawaited {
         drop(crate::sync::tokio::spawn(sending));
         None
     }
+}
+
+/// Returns that time from now in milliseconds, by this machine's clock. If the clock is wrong, a later check corrects
+/// the result.
+pub(super) fn after(span: Duration) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    span_millis(now).saturating_add(span_millis(span))
 }
