@@ -1,5 +1,6 @@
 //! The stored response, and its text form, which an operator can read.
 
+pub(crate) mod alone;
 pub(crate) mod envelope;
 pub(crate) mod fingerprints;
 pub(crate) mod headers;
@@ -20,6 +21,7 @@ use serde::de::{SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::fingerprint::Fingerprint;
+use crate::record::alone::Alone;
 
 /// A completed request: the response that its retries get.
 ///
@@ -62,25 +64,11 @@ pub struct Record {
     /// form supports the years 1970 to 9999, and fails for any other.
     pub recorded_at: SystemTime,
     /// The body whose buffer contains nothing else, so that a store in memory can keep it without a copy.
+    #[cfg_attr(
+        not(any(feature = "memory", feature = "near-cache")),
+        expect(dead_code, reason = "no store keeps records in memory")
+    )]
     pub(crate) alone: Option<Alone>,
-}
-
-/// A body that is alone in its buffer. It is identified by its place, because a store that wraps another one can put a
-/// part of another buffer into the record.
-#[derive(Clone, Copy)]
-pub(crate) struct Alone {
-    address: usize,
-    length: usize,
-}
-
-impl Alone {
-    pub(crate) fn of(body: &Bytes) -> Self {
-        Self { address: body.as_ptr().addr(), length: body.len() }
-    }
-
-    fn is(self, body: &Bytes) -> bool {
-        self.address == body.as_ptr().addr() && self.length == body.len()
-    }
 }
 
 /// Compares what is recorded, and not how it lies in memory.
@@ -148,11 +136,6 @@ impl Record {
     pub(crate) fn without_response(&self) -> Self {
         let Self { status, fingerprint, recorded_at, .. } = *self;
         Self::new(status, Vec::new(), RecordedBody::NotRecorded, fingerprint, recorded_at)
-    }
-
-    /// Returns whether the body is alone in its buffer.
-    pub(crate) fn owns_buffer(&self) -> bool {
-        matches!((&self.body, self.alone), (RecordedBody::Whole(body), Some(alone)) if alone.is(body))
     }
 
     /// Returns the bytes of headers and body, without a store's own overhead.

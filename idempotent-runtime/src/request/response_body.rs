@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use crate::deadline::Deadline;
 use crate::policy::Policy;
 use crate::policy::values::Stream;
-use crate::record::Alone;
+use crate::record::alone::Alone;
 use crate::request::body::{Gathered, Resumed};
 use crate::request::response_mark::remove_from;
 

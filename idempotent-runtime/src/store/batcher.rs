@@ -166,6 +166,7 @@ impl<S: Sending> Batcher<S> {
         }
     }
 
+    #[cfg(feature = "redis")]
     pub(super) fn sending(&self) -> &S {
         &self.sending
     }

@@ -260,9 +260,8 @@ impl RecordCache {
 /// Copies the record to memory of its own. Its body and header values may be slices, which keep alive the whole buffers
 /// that they are part of.
 fn copied(record: Record) -> Record {
-    let owns_buffer = record.owns_buffer();
     let body = match record.body {
-        RecordedBody::Whole(body) if owns_buffer => RecordedBody::Whole(body),
+        RecordedBody::Whole(body) if record.alone.is_some_and(|alone| alone.is(&body)) => RecordedBody::Whole(body),
         RecordedBody::Whole(body) => RecordedBody::Whole(Bytes::copy_from_slice(&body)),
         RecordedBody::Sealed(body) => RecordedBody::Sealed(Bytes::copy_from_slice(&body)),
         RecordedBody::NotRecorded => RecordedBody::NotRecorded,

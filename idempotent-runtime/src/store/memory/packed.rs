@@ -84,7 +84,7 @@ impl Packed {
         bytes.extend_from_slice(within);
         // A slice would keep alive the whole buffer that it is part of.
         let apart = || match &record.body {
-            RecordedBody::Whole(body) if record.owns_buffer() => body.clone(),
+            RecordedBody::Whole(body) if record.alone.is_some_and(|alone| alone.is(body)) => body.clone(),
             _ => Bytes::copy_from_slice(body),
         };
         (Self(bytes.into()), is_apart.then(apart))
