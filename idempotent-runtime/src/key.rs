@@ -5,10 +5,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
+
+use crate::hexadecimal::hexadecimal;
 
 /// The name of a record in its store: scope, caller and key, in one unambiguous text.
 ///
@@ -88,7 +89,7 @@ impl RecordKey {
         if let Some((handler, name)) = self.step_of() {
             return handler.digested_by(digest).step(&name);
         }
-        let hex = |text: &str| format!("{:x}", Bytes::from_owner(digest(text)));
+        let hex = |text: &str| hexadecimal(&digest(text));
         let [scope, caller, _] = self.parts();
         let caller = (!caller.is_empty()).then(|| hex(&format!("{scope}/{caller}")));
         Self::new(&decode(scope), caller.as_deref(), &hex(self.as_str()))

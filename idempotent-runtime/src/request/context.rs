@@ -130,7 +130,7 @@ impl Execution {
     pub(super) fn new(around: Option<Arc<Self>>, ownership: Option<Arc<Ownership>>) -> Arc<Self> {
         // Made in place: a copy of its 1,200 bytes would cost more than all that is set here.
         let mut execution = Arc::<Self>::default();
-        let arrival = &mut Arc::get_mut(&mut execution).expect("nobody else has it yet").arrival;
+        let arrival = &mut Arc::get_mut(&mut execution).expect("it is new").arrival;
         (arrival.around, arrival.ownership) = (around, ownership);
         execution
     }

@@ -42,7 +42,7 @@ impl Piece {
         if bytes.len() < LARGE || !bytes.is_unique() {
             return Self { alone: None, body: Body::from(bytes.clone()), bytes };
         }
-        // Nobody else has the buffer. The rest of it is given back, which seldom moves the bytes.
+        // There is no other handle to the buffer. The rest of it is given back, which seldom moves the bytes.
         let mut buffer = Vec::from(bytes);
         buffer.shrink_to_fit();
         let bytes = Bytes::from(buffer);

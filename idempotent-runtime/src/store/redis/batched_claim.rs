@@ -109,7 +109,7 @@ impl Sending for InPipeline {
         }
         let mut expectation = Expectation { pipeline: self, longest: LARGEST + 1 };
         // It is not sent again: each caller that still waits sends its own claim again.
-        let answers = self.connection.query_many(all.ignore_errors()).await?;
+        let answers = self.connection.send_many::<Vec<Value>>(all.ignore_errors()).await?;
         let mut longest = 0;
         let answers = answers.into_iter().zip(batch).map(|(answer, claim)| {
             let existing = match answer {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::RedisError;
 
-use crate::store::batcher::{Batcher, Sending};
+use crate::store::batcher::Sending;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::{MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
 use crate::store::redis::connection::{Argument, Connection};
@@ -39,12 +39,6 @@ pub(super) struct InScript {
     pub(super) index: String,
     /// The set of claims that expire.
     pub(super) claims: String,
-}
-
-impl InScript {
-    pub(super) fn batcher(self) -> Arc<Batcher<Self>> {
-        Batcher::new(self)
-    }
 }
 
 impl Sending for InScript {

@@ -104,11 +104,7 @@ impl Connection {
     }
 
     /// Sends commands in one round trip, and does not send them again.
-    pub(super) async fn query_many(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
-        self.send_many(commands).await
-    }
-
-    async fn send_many<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
+    pub(super) async fn send_many<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
         match self {
             Self::Single(connection) => Ok(from_redis_value(connection.send(Sent::Many(commands)).await?)?),
             #[cfg(feature = "redis-cluster")]

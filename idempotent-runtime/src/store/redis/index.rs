@@ -9,9 +9,8 @@
 //! The names of claims that expire are sorted by their expiry. A claim by `SET` is granted before its name is in the
 //! set: the name follows on the same connection, with the names of all claims of its batch, and no request waits for it.
 //! If the process dies in between, only a listing shows the claim. The script that ends the claim removes the name. In a
-//! Cluster, the names are spread over
-//! several sets, so the store removes the name, and no request waits for that either. The name of an expired claim is
-//! removed when operators read it, and with each count of unknown outcomes.
+//! Cluster, the names are spread over several sets, so the store removes the name, and no request waits for that either.
+//! The name of an expired claim is removed when operators read it, and with each count of unknown outcomes.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! Each operation is one round trip: a replay takes one, a first execution two. From Redis 7 on, a claim is the command
 //! `SET … NX GET`, which returns an existing value. Everything else is a script. The claim of a key that is already
-//! claimed is a script too, which takes a second round trip. The name of a claim that lasts is sent to an index
+//! claimed is a script too, which takes a second round trip. The name of a new claim is sent to an index
 //! afterwards, and no request waits for that.
 //!
 //! While calls are under way, further first claims and completions gather: many claims are one pipeline of `SET`s, and

@@ -11,6 +11,7 @@ use redis::auth::StreamingCredentialsProvider;
 use redis::cluster_async::ClusterConnection;
 use tokio::sync::Notify;
 
+use crate::store::batcher::Batcher;
 use crate::store::given_back::RememberedTokens;
 use crate::store::redis::address::Address;
 use crate::store::redis::batched_claim::InPipeline;
@@ -210,14 +211,13 @@ impl RedisStoreBuilder {
             index: index.clone(),
             claims: claims[0].clone(),
         };
-        let completing = completing.batcher();
         let inner = Inner {
             longest_value: server::longest_value(&connection).await?,
             operators: connection.beside().map_err(RedisOpenError::Unreachable)?,
             claims,
             unawaited,
             claiming,
-            completing,
+            completing: Batcher::new(completing),
             connection,
             acknowledged,
             listener: origin.map(|origin| Listener::new(origin, channel.clone())),

@@ -151,7 +151,7 @@ return 1
 // A user who may not publish must not turn a successful write into an error, because waiting requests also check by
 // themselves. If no client of the server has received the first message, none would receive the next ones of the batch.
 /// Completes the claims of all keys. The arguments: channel, the set of claims that never expire, the set of claims that
-/// expire, or nothing if it has none of the names; then for each key: token, the record's value, ttl, the message.
+/// expire; then for each key: token, the record's value, ttl, the message.
 ///
 /// Returns an answer for each key, or the only answer instead of a list of one. The answer is 2 if the name must still be
 /// removed from the set, and -1 if the key among several failed. A key that fails changes nothing about the others.

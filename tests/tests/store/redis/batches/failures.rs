@@ -5,7 +5,7 @@ use idempotent_tests::redis::RedisServer;
 
 use super::{CALLERS, answers, assert_claimed, claim_all, complete_all, connect, is_first_attempt, name_of, requests};
 
-/// A name has a list, another one has text that nobody can read, and a record is too long for the server.
+/// A name has a list, another one has text that cannot be read, and a record is too long for the server.
 #[tokio::test]
 async fn poisoned_entry_fails_no_other_of_its_batch() {
     let server = RedisServer::start(&["--proto-max-bulk-len 1mb"]).await;
