@@ -92,13 +92,18 @@ async fn delete_expired_forever(mut guard: TaskGuard) {
             let mut has_task = lock(&table.expired_deletion.has_task);
             // An entry that is added later waits for the lock and corrects the time. An entry that was added earlier is
             // seen here.
-            table.expired_deletion.wakes_at.store(UNKNOWN, Ordering::SeqCst);
-            let Some(next) = table.next_expiry() else {
+            let already_set = table.expired_deletion.wakes_at.swap(UNKNOWN, Ordering::SeqCst);
+            // A time that was set stays, even if its entry is gone: otherwise each claim that ends quickly would wake
+            // the task.
+            let now = table.now();
+            let already_set =
+                (already_set != UNKNOWN).then(|| Moment::from_nanos(already_set)).filter(|set| *set > now);
+            let Some(next) = table.next_expiry().into_iter().chain(already_set).min() else {
                 table.expired_deletion.has_ended(&mut has_task);
                 guard.0 = Weak::new();
                 return;
             };
-            let wakes_at = next.max(table.now() + PAUSE);
+            let wakes_at = next.max(now + PAUSE);
             table.expired_deletion.wakes_at.store(nanos(wakes_at), Ordering::SeqCst);
             Deadline::since(table.began, wakes_at)
         };
