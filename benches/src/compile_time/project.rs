@@ -63,6 +63,8 @@ impl Project {
     fn cargo(&self, arguments: &[&str], is_offline: bool) -> anyhow::Result<Took> {
         let mut cargo = Command::new("cargo");
         cargo.args(arguments).current_dir(&self.folder).env("CARGO_TARGET_DIR", target_folder());
+        // A user's build is incremental unless the environment says otherwise.
+        cargo.env_remove("CARGO_INCREMENTAL");
         cargo.args(is_offline.then_some("--offline")).stdin(Stdio::null());
         let (begun, processor) = (Instant::now(), processor_seconds()?);
         let output = cargo.output().context("cargo cannot be started")?;

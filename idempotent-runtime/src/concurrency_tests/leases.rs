@@ -26,13 +26,13 @@ async fn lease(store: &CountingStore, key: &RecordKey, length: Duration) -> Leas
     assert_eq!(claimed, Claim::Acquired { attempt: 1 });
     // Time does not advance while a store answers, and then jumps: a limit would be exceeded without any delay.
     let handle = StoreHandle::new("default", Arc::new(store.clone()), Duration::MAX);
-    Lease::new(handle, key.clone(), &request, Scope::Handler("charges"))
+    Lease::new(handle, key.clone(), &request, Scope::Handler("charges"), Instant::now())
 }
 
 /// Keeps a lease as the engine does.
 #[expect(clippy::unused_async, reason = "it is called where others await")]
 async fn keep(renewer: &Arc<LeaseRenewer>, lease: Lease) -> KeptLease {
-    renewer.keep(lease, Instant::now())
+    renewer.keep(lease)
 }
 
 /// Checks two renewals, each when a third of the length is over.

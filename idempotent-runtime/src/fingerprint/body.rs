@@ -76,6 +76,10 @@ pub(crate) fn has_several_boundaries(headers: &HeaderMap) -> bool {
 }
 
 fn parsed(content_type: &HeaderValue) -> Option<MediaType<'_>> {
+    // Most bodies have this media type, which need not be parsed.
+    if content_type == "application/json" {
+        return Some(MediaType::new(names::APPLICATION, names::JSON));
+    }
     MediaType::parse(content_type.to_str().ok()?).ok()
 }
 

@@ -136,6 +136,16 @@ impl Routed {
 
 /// Returns the host without its port, or the whole line if it is not an authority.
 fn host_of(line: &HeaderValue) -> Cow<'_, [u8]> {
+    // Most lines are a name or an IPv4 address, with or without a port, and need not be parsed.
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let end = line.as_bytes().iter().position(|byte| !is_of_name(byte)).unwrap_or(line.len());
+    let (name, port) = line.as_bytes().split_at(end);
+    if let [] | [b':', b'0'..=b'9', ..] = port
+        && port.len() <= ":65535".len()
+        && port.iter().skip(1).all(u8::is_ascii_digit)
+    {
+        return Cow::Borrowed(name);
+    }
     match Authority::try_from(line.as_bytes()) {
         Ok(authority) => Cow::Owned(authority.host().as_bytes().to_vec()),
         Err(_) => Cow::Borrowed(line.as_bytes()),
@@ -175,4 +185,29 @@ fn is_same_query(routed: Option<&str>, original: Option<&str>) -> bool {
         parameters
     };
     routed == original || parameters(routed) == parameters(original)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_of_a_simple_line_is_that_of_its_authority() {
+        for line in [
+            "shop.example",
+            "127.0.0.1:3000",
+            "a-b.example:1",
+            "SHOP.example:65535",
+            "[::1]:80",
+            "user@shop.example:80",
+        ] {
+            let authority: Authority = line.parse().expect("it is an authority");
+            let line = HeaderValue::from_static(line);
+            assert_eq!(*host_of(&line), *authority.host().as_bytes(), "{line:?}");
+        }
+        for line in ["", "shop.example:", "shop.example:port", "shop example"] {
+            let by_parsing = line.parse::<Authority>().map_or(line.to_owned(), |authority| authority.host().to_owned());
+            assert_eq!(*host_of(&HeaderValue::from_static(line)), *by_parsing.as_bytes(), "{line:?}");
+        }
+    }
 }

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use crate::deadline::Deadline;
-use crate::lease::pending_claims::Count;
 use crate::lease::state::{Lease, Phase};
 use crate::store::claim::{Claim, ClaimRequest, Held, Token};
 use crate::store::error::StoreError;
@@ -47,23 +46,15 @@ impl Lease {
     /// Waits until no claim of the key is pending in this process, or until a claim was handed over. Returns false if
     /// no claim was pending.
     async fn pending_claims_ended(&self, hand_overs: u32) -> bool {
-        let Some(mut pending) = self.pending_claims.as_ref().map(Count::subscribe) else { return false };
-        if *pending.borrow() == 0 {
-            return false;
-        }
-        let ended = async {
-            let is_enough = |&pending: &usize| pending == 0 || self.token_and_hand_overs().1 != hand_overs;
-            let _ = pending.wait_for(is_enough).await;
-        };
+        let Some(count) = &self.pending_claims else { return false };
+        let ended = count.none_pending_or(|| self.token_and_hand_overs().1 != hand_overs);
         // After this time, a request whose claim has no answer has failed.
-        let _ = Deadline::after(self.store.limit()).bound(ended).await;
-        true
+        Deadline::after(self.store.limit()).bound(ended).await.unwrap_or(true)
     }
 
     /// Ends the claim if the store answers at once. Returns false if [`end`](Self::end) must be called.
     pub(crate) fn end_now(&self, ask: impl FnOnce(Token) -> Result<Held, StoreError>) -> bool {
-        self.begin_end();
-        let (token, hand_overs) = self.token_and_hand_overs();
+        let (token, hand_overs) = self.begin_end();
         matches!(ask(token), Ok(Held::Yes)) && self.is_over(hand_overs, Held::Yes)
     }
 

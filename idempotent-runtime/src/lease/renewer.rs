@@ -25,7 +25,7 @@ use crate::store::unwanted_claims::Lapse;
 use crate::sync::tokio::sync::Notify;
 use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
-use crate::sync::{Mutex, clock_is_paused, lock, on_own_thread, tokio};
+use crate::sync::{Mutex, clock_is_paused, lock, on_own_thread, tokio, unpoisoned};
 
 /// Keeps the leases of one registry alive. Its thread ends when this value is dropped.
 #[derive(Default)]
@@ -98,10 +98,10 @@ struct Leases {
 }
 
 impl LeaseRenewer {
-    /// Renews `lease` until the returned value is dropped. The claim was sent to the store at `asked_at`.
-    pub(crate) fn keep(self: &Arc<Self>, mut lease: Lease, asked_at: Instant) -> KeptLease {
-        lock(&lease.state).confirmed_at = asked_at;
-        lease.pending_claims = Some(self.0.pending_claims.of(&lease.key).clone());
+    /// Renews `lease` until the returned value is dropped.
+    pub(crate) fn keep(self: &Arc<Self>, mut lease: Lease) -> KeptLease {
+        let asked_at = unpoisoned(lease.state.get_mut()).confirmed_at;
+        lease.pending_claims = Some(Arc::clone(self.0.pending_claims.of(&lease.key)));
         self.0.runtimes.saw(lease.runtime.as_ref());
         let lease = Arc::new(lease);
         let mut leases = lock(&self.0.leases);

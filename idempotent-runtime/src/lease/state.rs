@@ -1,5 +1,6 @@
 //! One claim of this process: its lease and its holder.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub(crate) struct Lease {
     /// The runtime in which the key was claimed.
     pub(super) runtime: Option<Handle>,
     /// The pending claims of the key, counted from the time when this lease was kept.
-    pub(super) pending_claims: Option<Count>,
+    pub(super) pending_claims: Option<Arc<Count>>,
 }
 
 /// The state of the claim, and its token.
@@ -90,7 +91,14 @@ pub(super) enum Phase {
 }
 
 impl Lease {
-    pub(crate) fn new(store: StoreHandle, key: RecordKey, request: &ClaimRequest, scope: Scope) -> Self {
+    /// Creates the lease of a claim that was sent to the store at `asked_at`.
+    pub(crate) fn new(
+        store: StoreHandle,
+        key: RecordKey,
+        request: &ClaimRequest,
+        scope: Scope,
+        asked_at: Instant,
+    ) -> Self {
         let &ClaimRequest { token, lease: length, .. } = request;
         let state = LeaseState {
             token,
@@ -99,7 +107,7 @@ impl Lease {
             has_changed_hands: false,
             is_ending: false,
             hand_overs: 0,
-            confirmed_at: Instant::now(),
+            confirmed_at: asked_at,
             ttl_of_steps: None,
             record_sent_at: None,
             ended: None,
@@ -145,13 +153,14 @@ impl Lease {
         state.has_changed_hands
     }
 
-    /// Notes that an end of the claim is about to be sent to the store.
-    pub(super) fn begin_end(&self) {
+    /// Notes that an end of the claim is about to be sent to the store. Returns the token and the number of hand-overs.
+    pub(super) fn begin_end(&self) -> (Token, u32) {
         let mut state = lock(&self.state);
         state.is_ending = true;
         if state.ttl_of_steps.is_some() {
             state.record_sent_at.get_or_insert_with(Instant::now);
         }
+        (state.token, state.hand_overs)
     }
 
     /// Returns whether the store's answer to the end of the claim is final. `hand_overs` is the number of hand-overs

@@ -164,7 +164,7 @@ mod tests {
         let store = StoreHandle::new("default", Arc::new(store), Duration::from_secs(2));
         let key = RecordKey::new("charges", None, "k");
         let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]));
-        let lease = Arc::new(Lease::new(store, key.clone(), &request, Scope::Handler("charges")));
+        let lease = Arc::new(Lease::new(store, key.clone(), &request, Scope::Handler("charges"), Instant::now()));
         let step = key.step("provider");
         lease.keep_step(&step);
         (lease, step)

@@ -102,7 +102,7 @@ impl Drop for Completion {
         if let Some(runtime) = runtimes.first().cloned() {
             tracing::debug!(parent: span, "the client disconnected: the handler continues");
             runtimes.remove(0);
-            let counted = detach_state.scope.get().map(|scope| WithoutClient::begin(scope));
+            let counted = execution.scope().map(WithoutClient::begin);
             runtime.spawn(Detached { running: Some(running), has_begun: false, next: runtimes.pop(), counted });
         } else {
             tracing::error!(

@@ -23,7 +23,7 @@ use crate::request::detach_state::DetachState;
 use crate::request::ownership::{ExtractorExecutions, Ownership};
 use crate::request::step_context::StepContext;
 use crate::store::claim::Token;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::transaction::contract::HandlerTransaction;
 
 /// State that the extractors of one request, its guard and its future share. Each field belongs to the stage that sets
@@ -74,8 +74,8 @@ pub(super) struct Identified {
 /// *Claim*: the claim under which the handler runs.
 #[derive(Default)]
 pub(super) struct ClaimState {
-    /// The number of the attempt. Set when the handler may run.
-    pub(super) attempt: OnceLock<u32>,
+    /// The number of the attempt. It is 0 until the handler may run.
+    attempt: AtomicU32,
     transaction: OnceLock<Arc<dyn HandlerTransaction>>,
     /// The guard around this execution that has the same key. This execution runs under the claim of that guard.
     pub(super) covered_by: OnceLock<Arc<Execution>>,
@@ -174,9 +174,8 @@ impl Execution {
     }
 
     fn holds(&self, record_key: &RecordKey) -> bool {
-        let has_run = self.claim.attempt.get().is_some();
         // After the claim ends, a forwarded request with this key gets the replay.
-        has_run
+        self.attempt().is_some()
             && self.identity.grant.get().is_some_and(|grant| grant.record_key == *record_key)
             && !self.claim.is_over.load(Ordering::Acquire)
     }
@@ -326,7 +325,12 @@ impl Execution {
     /// Notes that the handler may run, in this attempt.
     pub(super) fn set_attempt(&self, attempt: u32) {
         self.begin();
-        let _ = self.claim.attempt.set(attempt);
+        let _ = self.claim.attempt.compare_exchange(0, attempt, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// Returns the number of the attempt, if the handler may run or has run.
+    pub(super) fn attempt(&self) -> Option<u32> {
+        Some(self.claim.attempt.load(Ordering::Acquire)).filter(|&attempt| attempt > 0)
     }
 
     /// Sets the grant of a handler that runs unguarded: the handler sees its key, and nothing runs under the grant.

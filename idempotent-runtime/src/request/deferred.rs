@@ -13,7 +13,7 @@ use crate::rejection::mark::marked;
 use crate::request::context::Execution;
 use crate::request::response_mark::{without_foreign_headers, without_mark};
 use crate::request::upload::Upload;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, lock, unpoisoned};
 
 /// When the arguments are extracted, relative to the claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,11 @@ impl<B> Extracted<B> {
     /// If they are not extracted yet. The engine does not let the handler take them before that.
     #[must_use]
     pub fn take(self) -> B {
-        lock(&self.0).take().expect("arguments are extracted before the handler takes them")
+        let arguments = match Arc::try_unwrap(self.0) {
+            Ok(alone) => unpoisoned(alone.into_inner()),
+            Err(shared) => lock(&shared).take(),
+        };
+        arguments.expect("arguments are extracted before the handler takes them")
     }
 
     pub(super) fn given(arguments: B) -> Self {

@@ -4,7 +4,6 @@ use std::sync::OnceLock;
 
 use tracing::{Id, Span};
 
-use crate::policy::scope::Scope;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::tokio::runtime::Handle;
 
@@ -18,7 +17,6 @@ pub(crate) struct DetachState {
     pub(super) runtime: OnceLock<Handle>,
     /// The id of the request's span, which the running future keeps open.
     pub(super) span: OnceLock<Id>,
-    pub(super) scope: OnceLock<Scope>,
 }
 
 impl DetachState {
@@ -30,9 +28,8 @@ impl DetachState {
         self.must_finish.store(must, Ordering::Relaxed);
     }
 
-    /// Sets the span and the scope of the running future.
-    pub(crate) fn set_span(&self, span: &Span, scope: Scope) {
-        let _ = self.scope.set(scope);
+    /// Sets the span of the running future.
+    pub(crate) fn set_span(&self, span: &Span) {
         if let Some(id) = span.id() {
             let _ = self.span.set(id);
         }

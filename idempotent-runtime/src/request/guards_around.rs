@@ -57,8 +57,8 @@ impl Execution {
     }
 
     /// Returns the number of the attempt that the handler sees.
-    pub(super) fn attempt(&self) -> u32 {
-        self.grantee().and_then(|grantee| grantee.claim.attempt.get().copied()).unwrap_or(1)
+    pub(super) fn visible_attempt(&self) -> u32 {
+        self.grantee().and_then(Self::attempt).unwrap_or(1)
     }
 
     /// Returns the execution whose grant the handler sees.

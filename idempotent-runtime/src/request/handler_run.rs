@@ -79,8 +79,8 @@ impl KeyedRequest {
         let run = self.admission.into_run(self.registry, first, self.running, self.permits);
         let (policy, execution) = (&run.classifier.policy, run.guard.execution());
         execution.set_attempt(attempt);
-        let lease = Lease::new(self.store, self.stored_key, &self.request, policy.owned_scope());
-        let lease = run.registry.renewer().keep(lease, asked_at);
+        let lease = Lease::new(self.store, self.stored_key, &self.request, policy.owned_scope(), asked_at);
+        let lease = run.registry.renewer().keep(lease);
         execution.open_steps(Steps {
             registry: run.registry.clone(),
             handler: lease.share(),

@@ -99,7 +99,7 @@ impl Idempotency {
     /// From then on each further attempt has a higher number, even after an attempt whose status is not recorded, until
     /// a response is recorded or the claim's ttl expires.
     pub fn attempt(&self) -> u32 {
-        self.execution().attempt()
+        self.execution().visible_attempt()
     }
 
     /// Returns a key for `api`, another service that this handler calls: 32 hexadecimal digits, derived from scope,

@@ -168,7 +168,7 @@ impl Gate {
         }
         let span = telemetry::span(&self.policy);
         if let Some(execution) = &self.execution {
-            execution.run.detach_state.set_span(&span, self.policy.owned_scope());
+            execution.run.detach_state.set_span(&span);
         }
         // Without an execution there is no key to claim, only a rejection to send.
         let execution = self.execution.take().unwrap_or_default();

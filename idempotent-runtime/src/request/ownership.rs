@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Weak};
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::transaction::contract::HandlerTransaction;
 
@@ -95,19 +96,27 @@ impl Ownership {
 
 /// The executions that the extractors of one run's last argument have created.
 #[derive(Default)]
-pub(super) struct ExtractorExecutions(Mutex<Vec<Arc<Ownership>>>);
+pub(super) struct ExtractorExecutions {
+    /// Most runs have none, and need not lock the list.
+    has_any: AtomicBool,
+    all: Mutex<Vec<Arc<Ownership>>>,
+}
 
 impl ExtractorExecutions {
     pub(super) fn add(&self) -> Arc<Ownership> {
         let ownership = Arc::<Ownership>::default();
-        lock(&self.0).push(Arc::clone(&ownership));
+        lock(&self.all).push(Arc::clone(&ownership));
+        self.has_any.store(true, Ordering::Release);
         ownership
     }
 
     /// Notes that all extractors have run: from now on, the run itself owns each execution that no other guard owns.
     /// Returns the transactions of all its executions.
     pub(super) fn adopt(&self) -> Vec<Arc<dyn HandlerTransaction>> {
-        let executions = std::mem::take(&mut *lock(&self.0));
+        if !self.has_any.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let executions = std::mem::take(&mut *lock(&self.all));
         executions.iter().flat_map(|ownership| ownership.adopt()).collect()
     }
 }

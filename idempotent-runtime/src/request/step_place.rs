@@ -78,7 +78,7 @@ impl Execution {
 
     /// Returns the guard under whose claim this execution runs: its own guard, or the nearest guard around it.
     fn claim_holder(self: &Arc<Self>) -> Option<&Arc<Self>> {
-        if self.claim.attempt.get().is_some() && !self.claim.is_over.load(Ordering::Acquire) {
+        if self.attempt().is_some() && !self.claim.is_over.load(Ordering::Acquire) {
             return Some(self);
         }
         self.claim.covered_by.get().or_else(|| self.shared())?.claim_holder()
@@ -87,7 +87,7 @@ impl Execution {
     /// Returns whether a guard took this request's key and holds no claim now, unless the guard let the request run
     /// unguarded.
     fn has_had_a_guard(&self) -> bool {
-        if self.claim.attempt.get().is_some() {
+        if self.attempt().is_some() {
             return self.run.step_context.steps.get().is_some() || self.transaction().is_some();
         }
         let around = self.claim.covered_by.get().or_else(|| self.shared());

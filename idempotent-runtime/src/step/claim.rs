@@ -104,8 +104,8 @@ impl StepClaim {
 
     /// Keeps the lease of the claim that was acquired; false when it may have expired meanwhile.
     pub(super) async fn keep(&mut self, attempt: u32, asked_at: Instant) -> bool {
-        let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope.clone());
-        let lease = self.registry.renewer().keep(lease, asked_at);
+        let lease = Lease::new(self.store.clone(), self.key.clone(), &self.request, self.scope.clone(), asked_at);
+        let lease = self.registry.renewer().keep(lease);
         // The lease began before its answer came; what is left of it must last until it is renewed.
         if asked_at.elapsed() >= self.request.lease / 3 && !matches!(lease.confirm().await, Ok(Held::Yes)) {
             return false;

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use crate::key::RecordKey;
 use crate::record::Record;
@@ -15,13 +16,21 @@ use crate::store::memory::shares::{Counted, Share};
 use crate::store::memory::stored::{Moment, NEVER, Stored, StoredClaim};
 use crate::store::resolution::{Resolution, Resolved};
 
-#[derive(Default)]
 pub(super) struct Shard {
     slots: HashTable<Slot>,
     /// The expiries of all slots that expire, and of some slots that are gone.
     expiries: BinaryHeap<Reverse<Expiry>>,
-    /// The tags of the claims, for operators. Most claims end soon, so a search begins at the last ones.
-    claims: Vec<Tag>,
+    /// The first one of the expiries. Each claim reads it, and the queue itself would be read from slow memory.
+    first_due: Tick,
+    /// The tags of the claims, for operators. Most claims end soon, so a search begins at the last ones, and few exist at
+    /// a time.
+    claims: SmallVec<[Tag; 4]>,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { slots: HashTable::new(), expiries: BinaryHeap::new(), first_due: Tick::NEVER, claims: SmallVec::new() }
+    }
 }
 
 /// A slot is small, because a growing table moves it. It has the values that are needed without reading the entry.
@@ -218,6 +227,9 @@ impl Shard {
 
     /// Removes at most `limit` expired entries. Returns their number, and calls `freed` with the bytes of each.
     pub(super) fn remove_expired(&mut self, now: Moment, limit: usize, freed: impl Fn(Counted)) -> usize {
+        if self.first_due.moment() > now {
+            return 0;
+        }
         let mut removed = 0;
         while removed < limit
             && let Some(Reverse(first)) = self.expiries.peek()
@@ -247,12 +259,13 @@ impl Shard {
             // nothing.
             *self = Self::default();
         }
+        self.first_due = self.first_queued();
         removed
     }
 
     /// Returns the time of the next queued check, which is at most one tick after the next expiry.
     pub(super) fn next_expiry(&self) -> Option<Moment> {
-        self.expiries.peek().map(|Reverse(first)| first.due.moment())
+        (self.first_due != Tick::NEVER).then(|| self.first_due.moment())
     }
 
     pub(super) fn entry(&self, tag: Tag, key: &RecordKey, now: Moment) -> Option<Entry> {
@@ -284,9 +297,14 @@ impl Shard {
 
     fn queue(&mut self, expiry: Option<Expiry>) {
         if let Some(expiry) = expiry.filter(|expiry| expiry.due != Tick::NEVER) {
+            self.first_due = self.first_due.min(expiry.due);
             self.expiries.push(Reverse(expiry));
             self.forget_the_gone();
         }
+    }
+
+    fn first_queued(&self) -> Tick {
+        self.expiries.peek().map_or(Tick::NEVER, |Reverse(first)| first.due)
     }
 
     fn leave_claims(&mut self, tag: Tag) {
@@ -301,6 +319,7 @@ impl Shard {
         if self.expiries.len() > 2 * self.slots.len() + 64 {
             let expiring = self.slots.iter().filter(|slot| slot.due != Tick::NEVER);
             self.expiries = expiring.map(|&Slot { tag, due, .. }| Reverse(Expiry { due, tag })).collect();
+            self.first_due = self.first_queued();
         }
     }
 }
