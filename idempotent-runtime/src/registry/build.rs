@@ -286,7 +286,7 @@ impl RegistryBuilder {
             caller: self.caller,
             credential_headers: self.credential_headers,
             caller_limit: self.caller_limit,
-            running_limit: Arc::new(RunningLimit::new(self.max_running, self.max_running_per_scope)),
+            running_limit: RunningLimit::new(self.max_running, self.max_running_per_scope),
             renewer: Arc::default(),
             ended_claims: KeyedNotify::default(),
             watches: Watches::default(),

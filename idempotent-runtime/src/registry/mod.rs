@@ -79,7 +79,7 @@ pub(super) struct Inner {
     pub(super) caller: Option<Arc<OfRequest>>,
     pub(super) credential_headers: Arc<[HeaderName]>,
     pub(super) caller_limit: Option<Arc<CallerLimit>>,
-    pub(super) running_limit: Arc<RunningLimit>,
+    pub(super) running_limit: RunningLimit,
     pub(super) renewer: Arc<LeaseRenewer>,
     pub(super) ended_claims: KeyedNotify,
     pub(super) watches: Watches,
@@ -255,7 +255,7 @@ impl Registry {
         self.0.caller_limit.as_ref()
     }
 
-    pub(crate) fn running_limit(&self) -> &Arc<RunningLimit> {
+    pub(crate) fn running_limit(&self) -> &RunningLimit {
         &self.0.running_limit
     }
 

@@ -68,7 +68,7 @@ pub(super) struct Identified {
     /// Set when the guard is about to send its claim to the store, whatever the store answers.
     pub(super) grant: OnceLock<Grant>,
     /// Identifies the execution of a request without a key.
-    unkeyed: OnceLock<Token>,
+    unkeyed: OnceLock<Box<Token>>,
 }
 
 /// *Claim*: the claim under which the handler runs.
@@ -195,7 +195,7 @@ impl Execution {
 
     /// Returns the token that identifies the execution of a request without a key.
     pub(super) fn unkeyed(&self) -> Token {
-        *self.identity.unkeyed.get_or_init(Token::unique)
+        **self.identity.unkeyed.get_or_init(|| Box::new(Token::unique()))
     }
 
     /// Notes that the handler is about to run: from now on, a request with these extensions is another run.
