@@ -23,7 +23,7 @@ async fn quick() -> StatusCode {
 }
 
 /// Its response is not recorded, so its claims are released.
-#[idempotent(scope = "quick-handler")]
+#[idempotent(scope = "quick-failure")]
 async fn quick_failure() -> StatusCode {
     StatusCode::INTERNAL_SERVER_ERROR
 }
