@@ -4,6 +4,7 @@ use std::future::{pending, ready};
 
 use futures_util::future::BoxFuture;
 use sqlx::Database;
+use sqlx::pool::PoolConnection;
 
 use crate::store::error::StoreError;
 
@@ -21,6 +22,14 @@ pub(crate) trait Begun<DB: Database>: Send + Sync + 'static {
     fn prove<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
 
     fn commit<'a>(&'a self, connection: &'a mut DB::Connection) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Returns whether the connection has no open transaction after its end, as far as sqlx's count of the levels shows.
+    fn is_over(&self, connection: &DB::Connection) -> bool;
+
+    /// Takes the connection back after the end of the transaction. It is in the state in which the pool handed it out.
+    fn give_back(&self, connection: PoolConnection<DB>) {
+        drop(connection);
+    }
 
     /// Undoes the writes, and leaves the connection in the state in which the pool handed it out. Fails with
     /// [`Committed`](crate::transaction::error::Committed) if the handler has committed the transaction.

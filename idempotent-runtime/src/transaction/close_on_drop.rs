@@ -21,8 +21,10 @@ impl<DB: Database> CloseOnDrop<DB> {
         Self(Some(connection))
     }
 
-    pub(crate) fn give_back(mut self) {
-        drop(self.0.take());
+    pub(super) fn give_back(mut self, begun: &dyn Begun<DB>) {
+        if let Some(connection) = self.0.take() {
+            begun.give_back(connection);
+        }
     }
 
     /// Closes the connection without a termination message, because that message could not be sent. The pool may open

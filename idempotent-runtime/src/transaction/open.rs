@@ -190,8 +190,8 @@ impl<DB: Database> Open<DB> {
             Some(Inner { source: Source::Begun(mut connection, begun), hold, .. }) => {
                 connection.outermost()?;
                 let committed = begun.commit(&mut connection).await;
-                if committed.is_ok() && connection.depth() == 0 {
-                    connection.give_back();
+                if committed.is_ok() && begun.is_over(&connection) {
+                    connection.give_back(&*begun);
                 } else {
                     let _ = connection.undo_and_close(&*begun).await;
                 }
@@ -203,6 +203,17 @@ impl<DB: Database> Open<DB> {
             }
             None => Ok(()),
         }
+    }
+
+    /// Ends this value after the store has committed the transaction.
+    pub(super) async fn committed(mut self) {
+        let Some(Inner { source: Source::Begun(connection, begun), hold, .. }) = self.0.take() else { return };
+        if begun.is_over(&connection) {
+            connection.give_back(&*begun);
+        } else {
+            connection.close().await;
+        }
+        drop(hold);
     }
 
     /// Rolls the transaction back. If the rollback fails, the connection is closed, which rolls the transaction back
@@ -259,7 +270,7 @@ impl<DB: Database> Inner<DB> {
             }
         };
         match undone {
-            Ok(()) => connection.give_back(),
+            Ok(()) => connection.give_back(&*begun),
             Err(_) => connection.close().await,
         }
         drop(hold);

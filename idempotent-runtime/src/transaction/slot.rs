@@ -1,5 +1,6 @@
 //! Holds the transaction while the handler does not use it.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -38,6 +39,22 @@ pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
         open: &'a mut Open<DB>,
         recording: &'a Recording,
     ) -> BoxFuture<'a, Result<Held, StoreError>>;
+
+    /// Returns whether [`record_and_commit`](Self::record_and_commit) does both in one call, for the transaction that is open now.
+    fn records_with_commit(&self) -> bool {
+        false
+    }
+
+    /// Writes the record and commits, both in one call of the database. Returns false if the key has a row that must be replaced;
+    /// then nothing is written yet. After an error, it is unknown whether the transaction is committed.
+    fn record_and_commit<'a>(
+        &'a self,
+        open: &'a mut Open<DB>,
+        recording: &'a Recording,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let _ = (open, recording);
+        Box::pin(ready(Ok(false)))
+    }
 
     /// Returns whether the key has the record of `token`. Fails while the transaction of `token` may still run.
     fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>>;
@@ -144,15 +161,28 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
         Box::pin(async move {
             let Found { transactions, faults, records } = Self::transactions(store)?;
             let asked_at = Instant::now();
+            let committed = || {
+                if let (Some(recording), Some(records)) = (recording, &records) {
+                    records.committed(recording, asked_at);
+                }
+            };
             let mut open = self.take().ok_or(TransactionError::Kept)?;
-            let mut written = store.timed(Op::Verify, open.prove()).await.map(|()| Held::Yes);
-            if let (Ok(_), Some(recording)) = (&written, recording) {
-                let writing = async {
-                    faults.meet(TransactionPhase::Record)?;
-                    transactions.record(&mut open, recording).await
+            let verified = store.timed(Op::Verify, open.prove()).await;
+            if let (Ok(()), Some(recording), None) = (&verified, recording, &faults.0)
+                && transactions.records_with_commit()
+            {
+                let Some(apart) = at_once(store, &*transactions, open, recording).await? else {
+                    committed();
+                    return Ok(());
                 };
-                written = store.timed(Op::Record, writing).await;
+                open = apart;
             }
+            let written = match (verified, recording) {
+                (Ok(()), Some(recording)) => {
+                    store.timed(Op::Record, write(&faults, &*transactions, &mut open, recording)).await
+                }
+                (verified, _) => verified.map(|()| Held::Yes),
+            };
             let hindered = match written {
                 Ok(Held::Yes) => None,
                 Ok(Held::No) => Some(TransactionError::Overtaken),
@@ -177,9 +207,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                 (Err(error), Some(recording)) => look_up(store, &*transactions, recording, error).await?,
                 (Err(error), None) => return Err(error.into()),
             }
-            if let (Some(recording), Some(records)) = (recording, records) {
-                records.committed(recording, asked_at);
-            }
+            committed();
             Ok(())
         })
     }
@@ -247,6 +275,39 @@ fn conflict<DB: Database>(
         is::<Aborted>(&error) && is_failure && seen.may_be_conflict()
     };
     if is_conflict { Ok(seen.conflict(error)) } else { Err(error) }
+}
+
+async fn write<DB: Database>(
+    faults: &Faults,
+    transactions: &dyn TransactionalStore<DB>,
+    open: &mut Open<DB>,
+    recording: &Recording,
+) -> Result<Held, StoreError> {
+    faults.meet(TransactionPhase::Record)?;
+    transactions.record(open, recording).await
+}
+
+/// Writes the record and commits in one call of the database. Returns the transaction if the store does that in two calls.
+async fn at_once<DB: Database>(
+    store: &StoreHandle,
+    transactions: &dyn TransactionalStore<DB>,
+    mut open: Open<DB>,
+    recording: &Recording,
+) -> Result<Option<Open<DB>>, TransactionError> {
+    match store.timed(Op::Commit, transactions.record_and_commit(&mut open, recording)).await {
+        Ok(true) => {
+            open.committed().await;
+            Ok(None)
+        }
+        Ok(false) => Ok(Some(open)),
+        Err(error) => match store.timed(Op::RollBack, open.roll_back()).await {
+            // The transaction was open until now.
+            Ok(()) => Err(TransactionError::hindered_by(error)),
+            // The database has rolled it back.
+            Err(undone) if is::<Ended>(&undone) => Err(TransactionError::hindered_by(error)),
+            Err(_) => look_up(store, transactions, recording, error).await.map(|()| None),
+        },
+    }
 }
 
 /// Evaluates the result of a rollback. Fails only if the handler has committed the transaction.

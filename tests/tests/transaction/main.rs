@@ -3,6 +3,7 @@
 //! This test program also runs the tests in `step`.
 
 mod bench;
+mod hooks;
 mod isolation;
 mod postgres;
 mod rolling_deploys;

@@ -129,6 +129,10 @@ impl Begun<Postgres> for InTransaction {
         })
     }
 
+    fn is_over(&self, connection: &PgConnection) -> bool {
+        PgTransactionManager::get_transaction_depth(connection) == 0
+    }
+
     fn roll_back<'a>(&'a self, connection: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             // In one message, because behind a pooler the next message may go to another connection of the server.

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
-use sqlx::Connection as _;
-use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteTransactionManager};
+use sqlx::pool::PoolConnection;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteTransactionManager};
+use sqlx::{Connection as _, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
 
 use crate::store::error::StoreError;
 use crate::store::sqlite::failure::store_error;
+use crate::store::sqlite::kept::Kept;
 use crate::store::sqlite::settings;
 use crate::transaction::begun::{Begun, Failure, OUTERMOST};
 use crate::transaction::error::{Ended, Violated};
@@ -32,12 +35,17 @@ pub(super) struct Guard {
     was_used_directly: AtomicBool,
     /// The settings of the connection when it was opened.
     settings: String,
+    kept: Arc<Kept>,
 }
 
 impl Guard {
-    pub(super) async fn watch(connection: &mut SqliteConnection) -> Result<Arc<Self>, sqlx::Error> {
+    /// Lets sqlx count one level on the connection as long as it is open. So a nested `begin` is always a savepoint, and the engine's
+    /// own BEGIN and COMMIT can each be in one call with another statement.
+    pub(super) async fn watch(connection: &mut SqliteConnection, kept: Arc<Kept>) -> Result<Arc<Self>, sqlx::Error> {
         let settings = settings::of(connection).await?;
-        Ok(Arc::new(Self { settings, ..Self::default() }))
+        SqliteTransactionManager::begin(connection, Some("BEGIN".into_sql_str())).await?;
+        sqlx::query("ROLLBACK").execute(connection).await?;
+        Ok(Arc::new(Self { settings, kept, ..Self::default() }))
     }
 
     /// Sets the hooks after a transaction has begun, unless they are set. A handler that has got the connection itself
@@ -51,8 +59,8 @@ impl Guard {
         let mut handle = connection.lock_handle().await?;
         handle.set_commit_hook({
             let guard = Arc::clone(self);
-            // A commit that is not allowed becomes a rollback.
-            move || guard.may_commit.load(Ordering::SeqCst)
+            // A commit that is not allowed becomes a rollback. After the end of the transaction, a statement would commit by itself.
+            move || guard.may_commit.load(Ordering::SeqCst) && !guard.has_ended.load(Ordering::SeqCst)
         });
         handle.set_rollback_hook({
             let guard = Arc::clone(self);
@@ -65,14 +73,45 @@ impl Guard {
     /// Returns whether the settings of the connection are those with which it was opened. The query costs about as much
     /// as an INSERT, so it is left out if no statement can have changed them.
     pub(super) async fn finds_as_it_was(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-        let may_be_changed = self.may_be_changed.swap(false, Ordering::SeqCst);
-        if !may_be_changed && !self.was_used_directly.load(Ordering::SeqCst) {
+        if self.is_as_it_was() {
             return Ok(true);
         }
+        self.may_be_changed.store(false, Ordering::SeqCst);
         Ok(settings::of(connection).await? == self.settings)
     }
 
-    fn holds(&self) -> Result<(), StoreError> {
+    fn is_as_it_was(&self) -> bool {
+        !self.may_be_changed.load(Ordering::SeqCst) && !self.was_used_directly.load(Ordering::SeqCst)
+    }
+
+    /// Runs the statement of the record and COMMIT in one call. If the statement of the record fails, COMMIT is not run.
+    pub(super) async fn record_and_commit(
+        &self,
+        connection: &mut SqliteConnection,
+        record: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<(), sqlx::Error> {
+        self.committing(record.execute(connection)).await.map(drop)
+    }
+
+    /// Allows commits while the call runs, and not after it was dropped.
+    async fn committing<T>(&self, call: impl Future<Output = T>) -> T {
+        struct Allowed<'a>(&'a AtomicBool);
+        impl Drop for Allowed<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::SeqCst);
+            }
+        }
+        self.may_commit.store(true, Ordering::SeqCst);
+        let _allowed = Allowed(&self.may_commit);
+        call.await
+    }
+
+    /// Returns whether both hooks are surely those of this guard.
+    pub(super) fn has_hooks(&self) -> bool {
+        self.has_hooks.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn holds(&self) -> Result<(), StoreError> {
         if self.has_ended.load(Ordering::SeqCst) { Err(StoreError::unavailable(Ended)) } else { Ok(()) }
     }
 }
@@ -91,17 +130,19 @@ impl Begun<Sqlite> for Guard {
         Box::pin(async move {
             // This is checked again, because the statement of the record may have ended the transaction.
             self.holds()?;
-            self.may_commit.store(true, Ordering::SeqCst);
-            let committed = SqliteTransactionManager::commit(connection).await;
-            self.may_commit.store(false, Ordering::SeqCst);
-            // This is the only constraint that SQLite can defer to the commit.
-            committed.map_err(|error| match error.as_database_error() {
-                Some(violated) if violated.is_foreign_key_violation() => {
-                    StoreError::unavailable(Violated(Box::new(error)))
-                }
-                _ => store_error(error),
-            })
+            self.committing(sqlx::query("COMMIT").execute(connection)).await.map(drop).map_err(commit_error)
         })
+    }
+
+    fn is_over(&self, connection: &SqliteConnection) -> bool {
+        SqliteTransactionManager::get_transaction_depth(connection) == OUTERMOST
+    }
+
+    fn give_back(&self, connection: PoolConnection<Sqlite>) {
+        // The pool would ask the connection whether it works. The next handler waits for that answer.
+        if self.is_as_it_was() {
+            self.kept.put(connection);
+        }
     }
 
     fn roll_back<'a>(&'a self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, Result<(), StoreError>> {
@@ -138,12 +179,63 @@ impl Begun<Sqlite> for Guard {
     fn close_off(&self, _: &mut SqliteConnection) {}
 }
 
+/// Converts an error of COMMIT.
+pub(super) fn commit_error(error: sqlx::Error) -> StoreError {
+    match error.as_database_error() {
+        // This is the only constraint that SQLite can defer to the commit.
+        Some(violated) if violated.is_foreign_key_violation() => StoreError::unavailable(Violated(Box::new(error))),
+        _ => store_error(error),
+    }
+}
+
 /// Rolls back all nested transactions that a handler has left open.
 async fn roll_back_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    if SqliteTransactionManager::get_transaction_depth(connection) == OUTERMOST {
-        return SqliteTransactionManager::rollback(connection).await;
-    }
+    let is_outermost = SqliteTransactionManager::get_transaction_depth(connection) == OUTERMOST;
+    let rolled_back = sqlx::query("ROLLBACK").execute(connection).await;
     // This fails if the rollback of a dropped nested `begin` has run first.
-    let _ = sqlx::query("ROLLBACK").execute(connection).await;
-    Ok(())
+    if is_outermost { rolled_back.map(drop) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn begun() -> (SqliteConnection, Arc<Guard>) {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.expect("it opens");
+        sqlx::query("CREATE TABLE notes (note)").execute(&mut connection).await.expect("the table is made");
+        let guard = Guard::watch(&mut connection, Arc::default()).await.expect("the settings are read");
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.expect("it begins");
+        guard.begun(&mut connection).await.expect("the hooks are set");
+        (connection, guard)
+    }
+
+    async fn rows(connection: &mut SqliteConnection) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM notes").fetch_one(connection).await.expect("it is counted")
+    }
+
+    fn record() -> Query<'static, Sqlite, SqliteArguments> {
+        sqlx::query("INSERT INTO notes VALUES (?1); COMMIT").bind("record")
+    }
+
+    #[tokio::test]
+    async fn record_and_its_commit_leave_the_level() {
+        let (mut connection, guard) = begun().await;
+        guard.record_and_commit(&mut connection, record()).await.expect("it commits");
+        assert!(guard.is_over(&connection));
+        sqlx::query("ROLLBACK").execute(&mut connection).await.expect_err("the transaction has ended");
+        assert_eq!(rows(&mut connection).await, 1);
+    }
+
+    /// A statement of the handler may end the transaction after the engine has checked that it is open.
+    #[tokio::test]
+    async fn record_after_the_end_commits_nothing() {
+        for end in ["ROLLBACK", "COMMIT"] {
+            let (mut connection, guard) = begun().await;
+            sqlx::query("INSERT INTO notes VALUES ('handler')").execute(&mut connection).await.expect("it is inserted");
+            let _ = sqlx::query(end).execute(&mut connection).await;
+            let recorded = guard.record_and_commit(&mut connection, record()).await;
+            assert!(recorded.is_err(), "{end}");
+            assert_eq!(rows(&mut connection).await, 0, "{end}");
+        }
+    }
 }

@@ -30,6 +30,7 @@ pub(crate) mod failure;
 pub(crate) mod guard;
 pub(crate) mod handler_transactions;
 pub(crate) mod job;
+pub(crate) mod kept;
 pub(crate) mod leases;
 pub(crate) mod leases_file;
 pub(crate) mod leases_schema;

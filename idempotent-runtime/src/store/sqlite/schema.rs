@@ -177,6 +177,12 @@ pub(super) const RECORD: &str = "\
     headers = excluded.headers, body = excluded.body, owner = excluded.owner, counted_bytes = excluded.counted_bytes \
     WHERE ?10 IS NOT NULL OR (r.state <> 'claimed' AND r.expires_at <= ?1)";
 
+/// The same for a key without a row, and COMMIT. Nothing is committed if the key has a row.
+pub(super) const RECORD_AND_COMMIT: &str = "\
+    INSERT INTO main.idempotency_records (key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
+    status, headers, body, owner, counted_bytes) \
+    VALUES (?2, 'completed', ?3, ?4, 1, ?5, ?11, ?6, ?7, ?8, ?9, ?12, ?13); COMMIT";
+
 pub(super) const RELEASE: &str = concat!(
     "DELETE FROM main.idempotency_records WHERE ",
     alive_ids!("?5", "r.key = ?3 AND r.token = ?4 AND r.state = 'claimed'")
@@ -188,6 +194,9 @@ pub(super) const COMPLETED_BY: &str =
 
 /// Selects whether the key ?1 has a row, expired or not.
 pub(super) const ANY: &str = "SELECT 1 FROM main.idempotency_records WHERE key = ?1";
+
+/// The same, after the begin of a transaction with the write lock.
+pub(super) const BEGIN_AND_ANY: &str = "BEGIN IMMEDIATE; SELECT 1 FROM main.idempotency_records WHERE key = ?1";
 
 pub(super) const PURGE: &str = "DELETE FROM main.idempotency_records WHERE key = ?1";
 

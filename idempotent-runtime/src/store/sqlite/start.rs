@@ -26,7 +26,7 @@ impl SqliteStoreBuilder {
         let readers = Arc::new(Connections::new(reading, READERS));
         let turn = Turn::default();
         let transactions = HandlerTransactions::new(self.connect_options(), Arc::clone(&turn));
-        let others = Others { readers: Arc::clone(&readers), transactions: transactions.pool() };
+        let others = Others { readers: Arc::clone(&readers), transactions: transactions.connection() };
         let (writer, Opened { synchronous, clock, leases, file }) = Writer::start(self.clone(), turn, others).await?;
         let given_back = Arc::default();
         Ok(SqliteStore(Arc::new(Inner {

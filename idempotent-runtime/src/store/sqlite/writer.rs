@@ -16,6 +16,7 @@ use crate::store::sqlite::batch::batch;
 use crate::store::sqlite::connections::Connections;
 use crate::store::sqlite::handler_transactions::Turn;
 use crate::store::sqlite::job::{Job, Pending};
+use crate::store::sqlite::kept::Kept;
 use crate::store::sqlite::locked::Context;
 use crate::store::sqlite::open::{Opened, SqliteStoreBuilder};
 use crate::store::sqlite::open_error::SqliteOpenError;
@@ -55,7 +56,9 @@ impl Writer {
             // at once, neither may be the last.
             leases.close().await;
             others.readers.close().await;
-            others.transactions.close().await;
+            let (pool, kept) = others.transactions;
+            kept.close();
+            pool.close().await;
             if let Err(error) = connection.close().await {
                 tracing::warn!(%error, "the SQLite store did not close cleanly; nothing is lost");
             }
@@ -90,7 +93,7 @@ impl Writer {
 /// The other connections of the store, which close before the writer's own.
 pub(super) struct Others {
     pub(super) readers: Arc<Connections>,
-    pub(super) transactions: SqlitePool,
+    pub(super) transactions: (SqlitePool, Arc<Kept>),
 }
 
 #[derive(Debug, thiserror::Error)]
