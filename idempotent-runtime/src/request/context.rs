@@ -325,7 +325,8 @@ impl Execution {
     /// Notes that the handler may run, in this attempt.
     pub(super) fn set_attempt(&self, attempt: u32) {
         self.begin();
-        let _ = self.claim.attempt.compare_exchange(0, attempt, Ordering::Release, Ordering::Relaxed);
+        // 0 stands for no attempt, whatever the store says.
+        let _ = self.claim.attempt.compare_exchange(0, attempt.max(1), Ordering::Release, Ordering::Relaxed);
     }
 
     /// Returns the number of the attempt, if the handler may run or has run.

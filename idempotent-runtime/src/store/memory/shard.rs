@@ -228,6 +228,7 @@ impl Shard {
     /// Removes at most `limit` expired entries. Returns their number, and calls `freed` with the bytes of each.
     pub(super) fn remove_expired(&mut self, now: Moment, limit: usize, freed: impl Fn(Counted)) -> usize {
         if self.first_due.moment() > now {
+            self.forget_if_empty();
             return 0;
         }
         let mut removed = 0;
@@ -254,13 +255,17 @@ impl Shard {
                 self.queue(Some(later));
             }
         }
-        if self.slots.is_empty() {
-            // Shrinking a table moves its entries, a pause that grows with their number. Dropping an empty table costs
-            // nothing.
+        self.first_due = self.first_queued();
+        self.forget_if_empty();
+        removed
+    }
+
+    /// Frees the memory of a shard whose entries are all gone, and the expiries of entries that were released. Shrinking a
+    /// table moves its entries, a pause that grows with their number. Dropping an empty table costs nothing.
+    fn forget_if_empty(&mut self) {
+        if self.slots.is_empty() && self.slots.capacity() > 0 {
             *self = Self::default();
         }
-        self.first_due = self.first_queued();
-        removed
     }
 
     /// Returns the time of the next queued check, which is at most one tick after the next expiry.

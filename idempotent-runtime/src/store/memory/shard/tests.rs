@@ -1,4 +1,4 @@
-//! The list of claims of a shard.
+//! The list of claims of a shard, and what a shard without entries keeps.
 
 use http::StatusCode;
 
@@ -38,4 +38,15 @@ fn claims_of_one_tag_are_listed_once_each_until_they_end() {
     shard.insert(TAG, &keys[3], &request, Share::NONE, Moment::ZERO);
     shard.remove_expired(request.ttl * 2, 10, |_| ());
     assert!(shard.claims.is_empty());
+}
+
+#[test]
+fn shard_whose_last_entry_is_gone_keeps_nothing() {
+    let (mut shard, request) = (Shard::default(), ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32])));
+    let key = RecordKey::new("charges", None, "a");
+    shard.insert(TAG, &key, &request, Share::NONE, Moment::ZERO);
+    assert!(shard.next_expiry().is_some());
+    assert!(shard.release(TAG, &key, request.token, Moment::ZERO).is_some());
+    assert_eq!(shard.remove_expired(Moment::ZERO, 10, |_| ()), 0);
+    assert_eq!((shard.next_expiry(), shard.slots.capacity(), shard.expiries.capacity()), (None, 0, 0));
 }
