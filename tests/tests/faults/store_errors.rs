@@ -241,7 +241,11 @@ async fn redis_that_takes_no_writes_runs_no_retry_unguarded() {
     assert_eq!(server.post_with_key("/runs", "k").await.text(), "charge 1");
     for setting in ["CONFIG SET min-replicas-to-write 1", "REPLICAOF 127.0.0.1 1"] {
         let _: String = redis.command(setting).await;
-        assert_unavailable(&server.post_with_key("/runs", "k").await);
+        let retry = server.post_with_key("/runs", "k").await;
+        // Redis 6.2 runs a script as far as its first write, and a replay needs none.
+        if redis.version().await >= 7 || !retry.is_replay() {
+            assert_unavailable(&retry);
+        }
     }
     assert_eq!(runs.started(), 1);
 }
