@@ -271,7 +271,8 @@ async fn clients_gone_during_their_batch_can_retry() {
         let request = format!("{head}content-length: 0\r\n\r\n");
         clients.push(server.connect_and_send(request.as_bytes()).await);
     }
-    eventually(async || count(&pool, SENT).await, |&sent| sent > 32).await;
+    // The store has four connections, so at least one statement is a batch. Its size depends on the pace of the clients.
+    eventually(async || count(&pool, SENT).await, |&sent| sent > 4).await;
     drop(clients);
     gate.open().await;
     for number in 0..CALLERS {
