@@ -28,7 +28,7 @@ pub(crate) struct TimedStore {
     name: Box<str>,
     store: Arc<dyn ErasedStore>,
     limit: Duration,
-    meter: StoreMeter,
+    pub(crate) meter: StoreMeter,
     line: Arc<WaitingLine>,
     /// The line of calls that wait for a transaction. Handlers hold transactions for as long as they run, so the pace
     /// of this line says nothing about other calls.

@@ -294,7 +294,9 @@ async fn at_once<DB: Database>(
     mut open: Open<DB>,
     recording: &Recording,
 ) -> Result<Option<Open<DB>>, TransactionError> {
-    match store.timed(Op::Commit, transactions.record_and_commit(&mut open, recording)).await {
+    // The call does both, so it counts as both.
+    let committing = store.timed(Op::Commit, transactions.record_and_commit(&mut open, recording));
+    match store.meter.measure(Op::Record, committing).await {
         Ok(true) => {
             open.committed().await;
             Ok(None)
