@@ -124,7 +124,8 @@ fn check(answer: &Answer) {
     let expected: &[&str] = match answer.status.as_u16() {
         400 => &["invalid_key", "missing_key"],
         409 => &["in_flight", "response_not_recorded"],
-        // A fingerprint has 16 bits of each part to tell which one differs. If they are equal by chance, it seems to be the credentials.
+        // A fingerprint has 16 bits of each part to tell which one differs. If all are equal by chance, it seems to be the
+        // credentials.
         422 => &["key_reused", "other_credentials"],
         // The handler's own status, and those of axum and hyper: unknown path or method; body, path or head too large.
         201 | 404 | 405 | 413 | 414 | 431 => &[],
