@@ -51,12 +51,14 @@ const COLLECTED: usize = 512;
 pub(super) struct Pieces {
     digest: Sha256,
     /// The bytes that are not digested yet: to digest them together costs less than one call for each of them.
-    collected: SmallVec<[u8; COLLECTED]>,
+    collected: [u8; COLLECTED],
+    /// How many bytes are collected.
+    length: usize,
 }
 
 impl Pieces {
     pub(super) fn new() -> Self {
-        Self { digest: Sha256::new(), collected: SmallVec::new() }
+        Self { digest: Sha256::new(), collected: [0; COLLECTED], length: 0 }
     }
 
     pub(super) fn piece(&mut self, kind: Piece, bytes: &[u8]) {
@@ -72,6 +74,11 @@ impl Pieces {
     /// Adds text in lower case, because its case has no meaning.
     pub(super) fn in_lower_case(&mut self, kind: Piece, text: &[u8]) {
         self.begin(kind as u8, text.len());
+        if let Some(place) = self.place(text.len()) {
+            place.copy_from_slice(text);
+            place.make_ascii_lowercase();
+            return;
+        }
         let mut lower = [0; 32];
         for chunk in text.chunks(lower.len()) {
             let lower = &mut lower[..chunk.len()];
@@ -82,7 +89,7 @@ impl Pieces {
     }
 
     pub(super) fn finish(self) -> PartDigest {
-        PartDigest(self.digest.chain_update(&self.collected).finalize().into())
+        PartDigest(self.digest.chain_update(&self.collected[..self.length]).finalize().into())
     }
 
     fn begin(&mut self, kind: u8, length: usize) {
@@ -92,12 +99,19 @@ impl Pieces {
     }
 
     fn update(&mut self, bytes: &[u8]) {
-        if self.collected.len() + bytes.len() <= COLLECTED {
-            return self.collected.extend_from_slice(bytes);
+        if let Some(place) = self.place(bytes.len()) {
+            return place.copy_from_slice(bytes);
         }
-        self.digest.update(&self.collected);
-        self.collected.clear();
+        self.digest.update(&self.collected[..self.length]);
+        self.length = 0;
         self.digest.update(bytes);
+    }
+
+    /// Returns the place of the next `length` bytes among the collected ones, if there is room for them.
+    fn place(&mut self, length: usize) -> Option<&mut [u8]> {
+        let place = self.collected.get_mut(self.length..)?.get_mut(..length)?;
+        self.length += length;
+        Some(place)
     }
 }
 
