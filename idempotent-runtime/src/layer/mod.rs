@@ -343,13 +343,14 @@ impl IdempotencyLayer {
                 let of_client = registry.as_ref().filter(|_| caller.is_none());
                 let credentials = of_client.map(|it| Credentials::of(it.credential_headers(), request.headers()));
                 let reads = policy.fingerprint().reads();
-                ClaimInput::of(request, reads, registry.as_ref(), caller, credentials.unwrap_or_default(), limit).await
+                let mut input = ClaimInput::of_head(request, reads, caller, credentials.unwrap_or_default());
+                input.read_body(request, reads, registry.as_ref(), limit).await;
+                input
             }
         };
         let execution = Execution::beneath(request.extensions());
-        execution.set_route(request.method(), request.uri());
-        execution.set_framing(request.method(), request.version());
-        find_sender(&execution, registry.as_ref(), request.headers());
+        find_sender(&execution, request.headers());
+        execution.arrive(registry.as_ref(), request);
         let input = RequestInput {
             method: request.method().clone(),
             audience: Registry::audience(registry.as_ref(), request.headers(), || RejectedRequest::from(&*request)),

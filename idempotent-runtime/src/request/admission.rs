@@ -74,7 +74,7 @@ impl Admission {
         // No layer around this guard may record a rejection.
         self.execution.take_over();
         self.report(Outcome::Rejected(rejection.outcome()), Event::Rejected(rejection.code()));
-        Registry::render(self.registry.as_ref(), rejection, self.execution.audience())
+        Registry::render(self.registry.as_ref(), rejection, &self.execution.audience())
     }
 
     /// Reports the outcome of a request that does not execute the handler.

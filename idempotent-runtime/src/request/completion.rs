@@ -70,6 +70,9 @@ impl Future for Completion {
         let mut running = self.running.take().expect("a future is not polled after it was ready");
         let Poll::Ready(response) = running.as_mut().poll(cx) else {
             self.running = Some(running);
+            if let Some(execution) = &self.execution {
+                execution.run.detach_state.wait();
+            }
             return Poll::Pending;
         };
         let Some(execution) = &self.execution else { return Poll::Ready(response) };

@@ -7,7 +7,8 @@
 use std::any::TypeId;
 use std::sync::{Arc, OnceLock};
 
-use http::{Method, Uri, Version};
+use axum::extract::Request;
+use http::{Method, Version};
 
 use crate::fingerprint::builder::Credentials;
 use crate::idempotency_key::IdempotencyKey;
@@ -44,23 +45,36 @@ pub(super) struct Arrival {
     pub(super) around: Option<Arc<Execution>>,
     /// Set if the request has no link to the guard whose handler sends it.
     pub(super) sent_by: OnceLock<Sender>,
-    /// Identifies the client of the request. Used for the requests that its handler sends.
-    pub(super) client: OnceLock<Client>,
-    destination: Destination,
-    /// Set if the response ends without a last frame.
-    has_response_without_an_end: AtomicBool,
-    is_head: AtomicBool,
-    audience: OnceLock<Audience>,
+    /// The head of the request. Unset for a request without a key.
+    head: OnceLock<RequestHead>,
     /// Set if an extractor of the last argument of the handler around this execution created it.
     pub(super) ownership: Option<Arc<Ownership>>,
     pub(super) extractor_executions: ExtractorExecutions,
 }
 
+/// The data that a guard keeps of a request's head. One value for all, because each [`OnceLock`] costs each request time.
+struct RequestHead {
+    /// Identifies the client of the request. Used for the requests that its handler sends.
+    client: Option<Client>,
+    destination: Destination,
+    is_head: bool,
+    /// A response of unknown length ends without a last frame.
+    has_response_without_an_end: bool,
+}
+
+/// What a guard runs.
+struct Guarding {
+    policy: PolicyHandle,
+    /// The type of the handler or service.
+    handler: TypeId,
+    audience: Audience,
+}
+
 /// *Identify* and *fingerprint*: the data that the guard takes from the request, as its policy says.
 #[derive(Default)]
 pub(super) struct Identified {
-    /// The policy of its guard. Unset if only a middleware or a handler without a guard has used this execution.
-    pub(super) policy: OnceLock<PolicyHandle>,
+    /// Unset if only a middleware or a handler without a guard has used this execution.
+    guarding: OnceLock<Guarding>,
     /// The key is in the header that the policy names.
     pub(super) has_key_in_header: AtomicBool,
     /// The request arrived with another key than that of the guard around it.
@@ -163,9 +177,26 @@ impl Execution {
         self.identity.has_key_in_header.store(true, Ordering::Relaxed);
     }
 
-    /// Notes the client of a request with these credentials.
-    pub(super) fn set_client(&self, registry: &Registry, credentials: Credentials) {
-        let _ = self.arrival.client.set(Client::new(registry, credentials));
+    /// Notes the data that the guard keeps of the request's head. Returns the request's credentials: the headers that
+    /// its registry counts as such.
+    pub(crate) fn arrive(&self, registry: Option<&Registry>, request: &Request) -> Credentials {
+        let credentials = registry.map(|registry| Credentials::of(registry.credential_headers(), request.headers()));
+        let client =
+            registry.zip(credentials.clone()).map(|(registry, credentials)| Client::new(registry, credentials));
+        let is_head = request.method() == Method::HEAD;
+        let _ = self.arrival.head.set(RequestHead {
+            client,
+            destination: Destination::new(request.method(), request.uri()),
+            is_head,
+            // HTTP/1.0 ends such a response with the connection.
+            has_response_without_an_end: is_head || request.version() <= Version::HTTP_10,
+        });
+        credentials.unwrap_or_default()
+    }
+
+    /// Returns the client of the request, if its guard has a registry.
+    pub(super) fn client(&self) -> Option<&Client> {
+        self.arrival.head.get()?.client.as_ref()
     }
 
     /// Returns whether this execution runs under this key, by its own claim or by the claim of a guard around it.
@@ -232,10 +263,10 @@ impl Execution {
         self.claim.transaction.get()
     }
 
-    /// Notes that all extractors of the handler with this policy have run. Returns false if they requested two
-    /// transactions.
-    pub(super) fn end_extraction(&self, policy: &PolicyHandle) -> bool {
-        let _ = self.identity.policy.set(policy.clone());
+    /// Notes that all extractors of this handler have run. A rejection is rendered for this audience. Returns false if
+    /// the extractors requested two transactions.
+    pub(super) fn end_extraction(&self, policy: &PolicyHandle, handler: TypeId, audience: Audience) -> bool {
+        let _ = self.identity.guarding.set(Guarding { policy: policy.clone(), handler, audience });
         // If an extractor forwards the request, the transactions that the extractor requested do not belong to this
         // handler.
         let ownership = self.arrival.ownership.as_ref().filter(|_| policy.database().is_some());
@@ -244,9 +275,15 @@ impl Execution {
         own.into_iter().chain(adopted).all(|transaction| self.claim.transaction.set(transaction).is_ok())
     }
 
+    /// Returns the policy of the guard. Returns `None` if only a middleware or a handler without a guard has used this
+    /// execution.
+    pub(super) fn policy(&self) -> Option<&PolicyHandle> {
+        self.identity.guarding.get().map(|guarding| &guarding.policy)
+    }
+
     /// Returns the scope of the handler's policy, if one is known.
     pub(super) fn scope(&self) -> Option<&str> {
-        self.identity.policy.get().map(|policy| policy.scope())
+        self.policy().map(|policy| policy.scope())
     }
 
     /// Notes that the guard has answered, or continues without its caller if `goes_on`.
@@ -273,48 +310,28 @@ impl Execution {
         around.filter(|execution| !execution.has_begun()).fold(record_key, |key, _| key.in_extractor())
     }
 
-    /// Sets the type of the handler or service that the guard runs.
-    pub(super) fn set_handler(&self, handler: TypeId) {
-        self.arrival.destination.set_handler(handler);
-    }
-
-    /// Sets how the client learns that a response of unknown length is complete. HTTP/1.0 ends it with the connection,
-    /// and a HEAD request gets no body.
-    pub(crate) fn set_framing(&self, method: &Method, version: Version) {
-        let is_head = method == Method::HEAD;
-        self.arrival.is_head.store(is_head, Ordering::Relaxed);
-        let is_without_an_end = is_head || version <= Version::HTTP_10;
-        self.arrival.has_response_without_an_end.store(is_without_an_end, Ordering::Relaxed);
-    }
-
-    /// Sets the audience for which a rejection of the request is rendered.
-    pub(super) fn set_audience(&self, audience: Audience) {
-        let _ = self.arrival.audience.set(audience);
-    }
-
-    pub(crate) fn audience(&self) -> &Audience {
-        self.arrival.audience.get_or_init(Audience::default)
+    /// Returns the audience for which a rejection of the request is rendered.
+    pub(crate) fn audience(&self) -> Audience {
+        self.identity.guarding.get().map(|guarding| guarding.audience.clone()).unwrap_or_default()
     }
 
     /// Returns whether the client gets no body.
     pub(super) fn is_head(&self) -> bool {
-        self.arrival.is_head.load(Ordering::Relaxed)
+        self.arrival.head.get().is_some_and(|head| head.is_head)
     }
 
     /// Returns whether the client can detect that a response of unknown length is incomplete.
     pub(super) fn has_response_with_an_end(&self) -> bool {
-        !self.arrival.has_response_without_an_end.load(Ordering::Relaxed)
-    }
-
-    /// Sets the method and the URI under which the request has arrived.
-    pub(crate) fn set_route(&self, method: &Method, uri: &Uri) {
-        self.arrival.destination.set_route(method, uri);
+        self.arrival.head.get().is_none_or(|head| !head.has_response_without_an_end)
     }
 
     /// Returns whether both executions guard the same handler.
     pub(super) fn has_the_handler_of(&self, other: &Self) -> bool {
-        let [policy, others] = [self, other].map(|it| it.identity.policy.get().map(PolicyHandle::address));
-        policy == others && self.arrival.destination == other.arrival.destination
+        let [own, others] = [self, other].map(|it| {
+            let guarding = it.identity.guarding.get().map(|guarding| (guarding.policy.address(), guarding.handler));
+            (guarding, it.arrival.head.get().map(|head| &head.destination))
+        });
+        own == others
     }
 
     /// Notes the grant with which the guard sends its claim to the store.

@@ -14,9 +14,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::fingerprint::builder::Credentials;
 use crate::key::RecordKey;
-use crate::registry::Registry;
 use crate::request::context::Execution;
 use crate::sync::thread_local;
 
@@ -37,8 +35,8 @@ pub(super) fn innermost() -> Option<Arc<Execution>> {
 }
 
 /// Makes the innermost polled guard the nearest guard around this execution, if the request itself does not name that
-/// guard. Returns the request's credentials: the headers that its registry counts as such.
-pub(crate) fn find_sender(execution: &Arc<Execution>, registry: Option<&Registry>, headers: &HeaderMap) -> Credentials {
+/// guard.
+pub(crate) fn find_sender(execution: &Arc<Execution>, headers: &HeaderMap) {
     if let Some(guard) = innermost()
         && !execution.is_beneath(&guard)
         && execution.around().is_none_or(|around| guard.is_beneath(around))
@@ -46,10 +44,6 @@ pub(crate) fn find_sender(execution: &Arc<Execution>, registry: Option<&Registry
         execution.set_sender(guard, headers);
     }
     execution.compare_keys(headers);
-    let Some(registry) = registry else { return Credentials::default() };
-    let credentials = Credentials::of(registry.credential_headers(), headers);
-    execution.set_client(registry, credentials.clone());
-    credentials
 }
 
 /// Polls the handler of this execution's guard, or the body of its response.

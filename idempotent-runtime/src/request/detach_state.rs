@@ -12,7 +12,7 @@ use crate::sync::tokio::runtime::Handle;
 pub(crate) struct DetachState {
     pub(super) must_finish: AtomicBool,
     pub(super) abandoned: AtomicBool,
-    /// The runtime in which the running future was polled when it had to finish. Its caller may drop it outside of any
+    /// The runtime in which the running future first waited when it had to finish. Its caller may drop it outside of any
     /// runtime.
     pub(super) runtime: OnceLock<Handle>,
     /// The id of the request's span, which the running future keeps open.
@@ -22,10 +22,17 @@ pub(crate) struct DetachState {
 impl DetachState {
     /// Sets whether the running future continues when its caller drops it.
     pub(crate) fn set_must_finish(&self, must: bool) {
-        if must && let Ok(runtime) = Handle::try_current() {
+        self.must_finish.store(must, Ordering::Relaxed);
+    }
+
+    /// Notes the runtime of this thread, if the running future waits and has to finish.
+    pub(super) fn wait(&self) {
+        if self.must_finish.load(Ordering::Relaxed)
+            && self.runtime.get().is_none()
+            && let Ok(runtime) = Handle::try_current()
+        {
             let _ = self.runtime.set(runtime);
         }
-        self.must_finish.store(must, Ordering::Relaxed);
     }
 
     /// Sets the span of the running future.

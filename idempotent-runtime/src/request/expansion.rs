@@ -3,7 +3,7 @@
 
 use std::future;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Poll;
 
 use axum::response::{IntoResponse, Response};
@@ -13,26 +13,20 @@ use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
-use crate::request::deferred::{Deferred, Extracted, Extracting, Extraction};
+use crate::request::deferred::{Deferred, Extracted, Extraction, Unextracted};
 use crate::request::extract::Guarded;
 use crate::request::identify::Gate;
 use crate::request::input::RequestInput;
 use crate::request::response_mark::without_mark;
 use crate::request::run::{Stage, start};
-use crate::sync::unpoisoned;
 
 /// Opens the gate to an annotated handler for one request. The attribute's expansion calls this.
 pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guarded<B, M>) -> (OpenGate, Extracted<B>) {
     (open_request(policy, guarded.request, extraction), guarded.arguments)
 }
 
-fn open_request(
-    policy: &'static Policy,
-    request: Option<(RequestInput, Mutex<Extracting>)>,
-    extraction: Extraction,
-) -> OpenGate {
-    let (input, extracting) = request.unzip();
-    let extracting = extracting.map(|extracting| unpoisoned(extracting.into_inner()));
+fn open_request(policy: &'static Policy, request: Option<Arc<dyn Unextracted>>, extraction: Extraction) -> OpenGate {
+    let input = request.as_ref().and_then(|request| request.take_input());
     let is_before_claim = match extraction {
         Extraction::BeforeClaim => true,
         Extraction::UnderClaim => false,
@@ -40,7 +34,7 @@ fn open_request(
     };
     let upload = input.as_ref().and_then(|input| input.claim_input.upload.clone());
     let gate = Gate::new(PolicyHandle::Handler(policy), input);
-    let deferred = Deferred::new(extracting, is_before_claim, upload, gate.execution.clone());
+    let deferred = Deferred::new(request, is_before_claim, upload, gate.execution.clone());
     OpenGate { gate, deferred }
 }
 

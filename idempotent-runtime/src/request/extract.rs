@@ -2,14 +2,14 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::Future;
 use std::marker::PhantomData;
-use std::sync::Mutex;
+use std::sync::Arc;
 
 use axum::extract::{FromRequest, Request};
-use axum::response::IntoResponse;
 
 use crate::policy::values::Reads;
-use crate::request::deferred::{Extracted, Extracting};
+use crate::request::deferred::{DeferredRequest, Extracted, Unextracted};
 use crate::request::input::RequestInput;
 
 /// The last argument of an annotated handler, together with the data of the request that the guard needs. Its extractor
@@ -37,9 +37,8 @@ use crate::request::input::RequestInput;
 /// ```
 pub struct Guarded<B, M = Buffered> {
     pub(crate) arguments: Extracted<B>,
-    /// `None` for a direct call. The lock is never taken: it makes the field `Sync`, which a handler's argument must be
-    /// and a future is not.
-    pub(crate) request: Option<(RequestInput, Mutex<Extracting>)>,
+    /// `None` for a direct call.
+    pub(crate) request: Option<Arc<dyn Unextracted>>,
     mode: PhantomData<fn() -> M>,
 }
 
@@ -90,21 +89,19 @@ where
 {
     type Rejection = Infallible;
 
-    async fn from_request(mut request: Request, state: &S) -> Result<Self, Infallible> {
-        let input = RequestInput::of(&mut request, Mode::KEY_ELSEWHERE, Mode::READS).await;
-        let (extracted, arguments) = Extracted::pair();
-        let state = state.clone();
-        // Compiled for each handler, so it avoids closures and `?`.
-        let extracting: Extracting = Box::pin(async move {
-            match B::from_request(request, &state).await {
-                Ok(arguments) => {
-                    extracted.set(arguments);
-                    Ok(())
-                }
-                Err(rejection) => Err(rejection.into_response()),
+    fn from_request(request: Request, state: &S) -> impl Future<Output = Result<Self, Infallible>> + Send {
+        // On the heap first, so that axum's future of the handler does not contain the request several times: the
+        // allocator is slow with blocks of more than a kilobyte.
+        let mut request = Arc::new(DeferredRequest::new(request, state.clone()));
+        async move {
+            if let Some((request, input)) = Arc::get_mut(&mut request).and_then(DeferredRequest::unread) {
+                input
+                    .insert(RequestInput::of_head(request, Mode::KEY_ELSEWHERE, Mode::READS))
+                    .read_body(request, Mode::READS)
+                    .await;
             }
-        });
-        Ok(Self { arguments, request: Some((input, Mutex::new(extracting))), mode: PhantomData })
+            Ok(Self { arguments: Extracted::of(&request), request: Some(request), mode: PhantomData })
+        }
     }
 }
 

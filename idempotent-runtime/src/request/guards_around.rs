@@ -100,7 +100,7 @@ impl Execution {
 
     /// Makes `guard` the nearest guard around this execution, for a request with these headers.
     pub(super) fn set_sender(&self, guard: Arc<Self>, headers: &HeaderMap) {
-        let is_same_client = guard.arrival.client.get().is_some_and(|client| client.has_sent(headers));
+        let is_same_client = guard.client().is_some_and(|client| client.has_sent(headers));
         let _ = self.arrival.sent_by.set(Sender { guard, is_same_client, has_same_caller: AtomicBool::default() });
     }
 
@@ -111,7 +111,7 @@ impl Execution {
     }
 
     fn would_have_other_key(&self, headers: &HeaderMap) -> bool {
-        let (Some(policy), Some(grant)) = (self.identity.policy.get(), self.granted()) else { return false };
+        let (Some(policy), Some(grant)) = (self.policy(), self.granted()) else { return false };
         let key = key_in(&headers.get_all(policy.header()));
         self.identity.has_key_in_header.load(Ordering::Relaxed)
             && key.is_some_and(|key| key.ok().as_ref() != Some(&grant.key))
@@ -121,7 +121,7 @@ impl Execution {
     /// request.
     pub(super) fn compare_callers(&self, parts: &Parts) {
         let Some(sender) = self.arrival.sent_by.get() else { return };
-        let asked = sender.guard.arrival.client.get().and_then(|client| client.caller_of(parts));
+        let asked = sender.guard.client().and_then(|client| client.caller_of(parts));
         let granted = sender.guard.granted().and_then(|grant| grant.record_key.caller());
         sender.has_same_caller.store(asked.is_some() && asked.as_deref() == granted.as_deref(), Ordering::Relaxed);
     }

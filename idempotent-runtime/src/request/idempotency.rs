@@ -265,7 +265,7 @@ impl Idempotency {
 /// Creates the error of a step, and reports it.
 fn failed_step(name: &str, kind: StepErrorKind, execution: &Arc<Execution>, place: &StepPlace<'_>) -> StepError {
     let registry_and_scope = place.steps().map(Steps::registry_and_scope);
-    let audience = execution.audience().clone();
+    let audience = execution.audience();
     let error = StepError::new(name, kind, registry_and_scope, audience, execution.step_rejections().cloned());
     let scope = error.scope().or_else(|| execution.scope()).unwrap_or_default();
     telemetry::step_failed(scope, error.step(), &error.rejection(), error.kind());
@@ -283,7 +283,7 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let execution = Execution::of(&mut parts.extensions);
-        find_sender(&execution, None, &parts.headers);
+        find_sender(&execution, &parts.headers);
         execution.compare_callers(parts);
         execution.set_target(&parts.method, &parts.uri);
         Ok(Self(execution))

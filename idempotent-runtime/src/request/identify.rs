@@ -1,6 +1,7 @@
 //! Takes from a request the values that its policy names: the key, the caller, and the value that replaces the body.
 //! Without a key, the handler runs unguarded. With a key, the request continues in [`fingerprint`](super::fingerprint).
 
+use std::any::TypeId;
 use std::mem;
 use std::sync::Arc;
 
@@ -151,11 +152,12 @@ impl Gate {
         Some(Unread::new(upload, self.execution.clone()))
     }
 
-    /// Returns the data of the request for the next stage.
-    pub(super) fn identify(mut self) -> Identified {
+    /// Returns the data of the request for the next stage. `handler` is the type of the handler.
+    pub(super) fn identify(mut self, handler: TypeId) -> Identified {
         self.drop_key_if_disabled();
-        let has_one_transaction =
-            self.execution.as_ref().is_none_or(|execution| execution.end_extraction(&self.policy));
+        let end_extraction =
+            |execution: &Arc<Execution>| execution.end_extraction(&self.policy, handler, self.audience.clone());
+        let has_one_transaction = self.execution.as_ref().is_none_or(end_extraction);
         let transaction = self.execution.as_ref().and_then(|execution| execution.transaction().cloned());
         if self.key.is_none() && transaction.is_none() {
             if let Some(execution) = &self.execution {
@@ -171,8 +173,11 @@ impl Gate {
             execution.run.detach_state.set_span(&span);
         }
         // Without an execution there is no key to claim, only a rejection to send.
-        let execution = self.execution.take().unwrap_or_default();
-        execution.set_audience(self.audience);
+        let execution = self.execution.take().unwrap_or_else(|| {
+            let execution = Arc::default();
+            end_extraction(&execution);
+            execution
+        });
         let admission = Admission {
             policy: self.policy,
             registry: self.registry,

@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, LengthLimitError};
 
-use crate::caller_limit::{BodyPermit, Caller};
+use crate::caller_limit::{Caller, CallerLimit};
 use crate::fingerprint::body::{BodyForm, digest_of_body, has_several_boundaries};
 use crate::fingerprint::builder::{Credentials, PartDigest};
 use crate::fingerprint::target::digest_of_target;
@@ -53,8 +53,8 @@ pub(crate) enum InputKey {
 }
 
 impl RequestInput {
-    /// Reads a request before the extractors of its handler. The body is read only if there is a key.
-    pub(crate) async fn of(request: &mut Request, key_is_elsewhere: bool, reads: Reads) -> Self {
+    /// Reads the head of a request before the extractors of its handler. [`read_body`](Self::read_body) must follow.
+    pub(crate) fn of_head(request: &mut Request, key_is_elsewhere: bool, reads: Reads) -> Self {
         let key = if key_is_elsewhere {
             InputKey::Elsewhere(Box::new(request.headers().clone()))
         } else {
@@ -64,17 +64,22 @@ impl RequestInput {
         let registry = Registry::serving(request.extensions());
         let audience = Registry::audience(registry.as_ref(), request.headers(), || RejectedRequest::from(&*request));
         let (execution, claim_input) = if matches!(key, InputKey::Header(None)) {
-            (Execution::of_unkeyed_guard(request.extensions_mut()), ClaimInput::default())
+            (Execution::of_unkeyed_guard(request.extensions()), ClaimInput::default())
         } else {
-            let execution = Execution::of_guard(request.extensions_mut());
-            execution.set_route(request.method(), request.uri());
-            execution.set_framing(request.method(), request.version());
-            let credentials = find_sender(&execution, registry.as_ref(), request.headers());
+            let execution = Execution::of_guard(request.extensions());
+            find_sender(&execution, request.headers());
+            let credentials = execution.arrive(registry.as_ref(), request);
             let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
-            let input = ClaimInput::of(request, reads, registry.as_ref(), caller, credentials, BodyLimit::OfRoute);
-            (Some(execution), input.await)
+            (Some(execution), ClaimInput::of_head(request, reads, caller, credentials))
         };
         Self { method, registry, audience, execution, key, claim_input }
+    }
+
+    /// Reads the body, if there is a key and the body is part of the fingerprint.
+    pub(crate) async fn read_body(&mut self, request: &mut Request, reads: Reads) {
+        if !matches!(self.key, InputKey::Header(None)) {
+            self.claim_input.read_body(request, reads, self.registry.as_ref(), BodyLimit::OfRoute).await;
+        }
     }
 
     /// Returns whether the body could not be read, so that nothing can be claimed.
@@ -137,64 +142,73 @@ pub(crate) enum InputBody {
 }
 
 impl ClaimInput {
-    pub(crate) async fn of(
+    /// Reads the head of the request. [`read_body`](Self::read_body) must follow.
+    pub(crate) fn of_head(
         request: &mut Request,
         reads: Reads,
-        registry: Option<&Registry>,
         caller: Option<String>,
         credentials: Credentials,
-        limit: BodyLimit,
     ) -> Self {
-        let credentials = if caller.is_none() { credentials } else { Credentials::default() };
-        let trace = TraceParent::of(request.headers()).map(Box::new);
         let target = match reads {
             Reads::Nothing => None,
             Reads::Target => Some(digest_of_target(request, false)),
             Reads::Body | Reads::Json => Some(digest_of_target(request, true)),
         };
+        Self {
+            credentials: if caller.is_none() { credentials } else { Credentials::default() },
+            caller,
+            trace: TraceParent::of(request.headers()).map(Box::new),
+            target,
+            body: InputBody::NotRead,
+            upload: None,
+        }
+    }
+
+    /// Reads the body, if it is part of the fingerprint. Writes into `self`, so that the future of the handler, which
+    /// contains this one, stays small.
+    pub(crate) async fn read_body(
+        &mut self,
+        request: &mut Request,
+        reads: Reads,
+        registry: Option<&Registry>,
+        limit: BodyLimit,
+    ) {
         let form = match reads {
             Reads::Nothing | Reads::Target => None,
             Reads::Body => Some(BodyForm::Bytes),
             Reads::Json => Some(BodyForm::Json),
         };
-        let body = match form {
-            None => InputBody::NotRead,
-            Some(form) => match body_permit(is_small(request), registry, caller.as_deref(), &credentials).await {
-                Permitted::Yes(_permit) => read(request, form, limit).await,
-                Permitted::No => InputBody::NotPermitted,
-            },
-        };
-        let upload = match body {
-            InputBody::NotRead | InputBody::NotPermitted => {
-                let limit = limit.bytes(request);
-                Upload::of(request, limit)
-            }
-            InputBody::Read(_) | InputBody::Broken(_) => None,
-        };
-        Self { caller, credentials, trace, target, body, upload }
+        if let Some(form) = form {
+            self.body = match self.body_limit_of_caller(is_small(request), registry) {
+                None => read(request, form, limit).await,
+                Some((permits, caller)) => {
+                    Box::pin(async {
+                        match permits.read_body(caller).await {
+                            Some(_permit) => read(request, form, limit).await,
+                            None => InputBody::NotPermitted,
+                        }
+                    })
+                    .await
+                }
+            };
+        }
+        if matches!(self.body, InputBody::NotRead | InputBody::NotPermitted) {
+            let limit = limit.bytes(request);
+            self.upload = Upload::of(request, limit);
+        }
     }
-}
 
-/// Whether a body may be read now.
-enum Permitted {
-    /// It may be read. Contains the permit to hold while reading, if the registry limits its callers.
-    Yes(Option<BodyPermit>),
-    No,
-}
-
-/// Waits for the permit to read the body. The handler may name another caller later.
-async fn body_permit(
-    is_small: bool,
-    registry: Option<&Registry>,
-    caller: Option<&str>,
-    credentials: &Credentials,
-) -> Permitted {
-    let registry = registry.filter(|registry| !is_small && !registry.is_disabled());
-    let Some((registry, limit)) = registry.and_then(|registry| Some((registry, registry.caller_limit()?))) else {
-        return Permitted::Yes(None);
-    };
-    let caller = Caller::of(caller, registry.credential_headers(), credentials);
-    limit.read_body(caller).await.map_or(Permitted::No, |permit| Permitted::Yes(Some(permit)))
+    /// Returns the limit by which the body may have to wait, and the caller that it counts for. The handler may name
+    /// another caller later.
+    fn body_limit_of_caller<'r>(
+        &self,
+        is_small: bool,
+        registry: Option<&'r Registry>,
+    ) -> Option<(&'r Arc<CallerLimit>, Caller)> {
+        let registry = registry.filter(|registry| !is_small && !registry.is_disabled())?;
+        let limit = registry.caller_limit()?;
+        Some((limit, Caller::of(self.caller.as_deref(), registry.credential_headers(), &self.credentials)))
+    }
 }
 
 fn is_small(request: &Request) -> bool {

@@ -46,10 +46,9 @@ impl Execution {
         execution
     }
 
-    /// Returns, for the guard of a handler, the execution of that guard. From now on, a request with these extensions
-    /// is inside of the guard.
-    pub(crate) fn of_guard(extensions: &mut Extensions) -> Arc<Self> {
-        let execution = match extensions.get::<Link>() {
+    /// Returns, for the guard of a handler, the execution of that guard.
+    pub(crate) fn of_guard(extensions: &Extensions) -> Arc<Self> {
+        match extensions.get::<Link>() {
             Some(link)
                 if link.is_open()
                     && link.execution.arrival.ownership.as_ref().is_none_or(|ownership| ownership.take()) =>
@@ -57,14 +56,12 @@ impl Execution {
                 Arc::clone(&link.execution)
             }
             _ => Self::beneath(extensions),
-        };
-        extensions.insert(Link { execution: Arc::clone(&execution), is_inside: true });
-        execution
+        }
     }
 
     /// Returns, for the guard of a request without a key, the execution of that guard, if an extractor may use it as
     /// `Tx` does.
-    pub(crate) fn of_unkeyed_guard(extensions: &mut Extensions) -> Option<Arc<Self>> {
+    pub(crate) fn of_unkeyed_guard(extensions: &Extensions) -> Option<Arc<Self>> {
         let has_transactions = cfg!(feature = "__transactions");
         (has_transactions || extensions.get::<Link>().is_some()).then(|| Self::of_guard(extensions))
     }
@@ -91,10 +88,14 @@ impl Execution {
         Self::new(Some(Arc::clone(self)), Some(self.arrival.extractor_executions.add()))
     }
 
-    /// Puts this guard around the request when its handler begins: from now on, a request with these extensions is
-    /// inside of the guard.
+    /// Puts this guard around the request when its handler begins.
     pub(crate) fn put_around(self: &Arc<Self>, extensions: &mut Extensions) {
         self.begin();
+        self.enter(extensions);
+    }
+
+    /// Puts this guard around the request: from now on, a request with these extensions is inside of the guard.
+    pub(super) fn enter(self: &Arc<Self>, extensions: &mut Extensions) {
         extensions.insert(Link { execution: Arc::clone(self), is_inside: true });
     }
 }

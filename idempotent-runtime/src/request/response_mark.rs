@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::record::headers::{RECORDED, REPLAYED};
 use crate::request::context::Execution;
@@ -93,17 +93,23 @@ fn remove_headers(response: &mut Response) {
 
 /// Removes the headers or trailers that only a guard may set: those about replay and record.
 pub(super) fn remove_from(lines: &mut HeaderMap) {
-    for name in [&REPLAYED, &RECORDED] {
-        lines.remove(name);
+    let is_guards = |name: &HeaderName| [&REPLAYED, &RECORDED].contains(&name);
+    // Most responses have few lines and none of these: to compare them costs less than to hash the names.
+    if lines.keys().any(is_guards) {
+        for name in [&REPLAYED, &RECORDED] {
+            lines.remove(name);
+        }
     }
 }
 
 /// Removes the marks and headers of other guards: the caller's guard answers for the response.
 pub(crate) fn without_mark(mut response: Response) -> Response {
-    if !is_any_second_run(&response) {
-        response.extensions_mut().remove::<Mark>();
+    if !response.extensions().is_empty() {
+        if !is_any_second_run(&response) {
+            response.extensions_mut().remove::<Mark>();
+        }
+        response.extensions_mut().remove::<IsTold>();
     }
-    response.extensions_mut().remove::<IsTold>();
     remove_headers(&mut response);
     response
 }

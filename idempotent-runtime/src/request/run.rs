@@ -47,9 +47,6 @@ pub(super) fn start<F>(
 where
     F: Future + Send + 'static,
 {
-    if let Some(execution) = &execution {
-        execution.set_handler(TypeId::of::<F>());
-    }
     Completion::new(Box::pin(Run { handler: Some(handler), into_response, deferred, stage }), execution)
 }
 
@@ -65,7 +62,7 @@ pin_project! {
     }
 }
 
-impl<F: Future> Future for Run<F> {
+impl<F: Future + 'static> Future for Run<F> {
     type Output = Response;
 
     /// # Panics
@@ -74,7 +71,7 @@ impl<F: Future> Future for Run<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         let mut this = self.project();
         let into_response = *this.into_response;
-        this.stage.poll(cx, this.deferred, &mut |cx, deferred| {
+        this.stage.poll(cx, this.deferred, TypeId::of::<F>(), &mut |cx, deferred| {
             let polled = catch_unwind(AssertUnwindSafe(|| {
                 let handler = this.handler.as_mut().as_pin_mut().expect("a handler is not polled after it has ended");
                 let polled = match deferred.map(|it| it.poll_under_claim(cx)) {
@@ -119,8 +116,8 @@ pub(super) enum Stage {
 type Handler<'a> = &'a mut dyn FnMut(&mut Context<'_>, Option<&mut Deferred>) -> Poll<Result<Response, Panic>>;
 
 /// Continues from the policy's expressions to the claim.
-fn claim(gate: Gate) -> ClaimOutcome {
-    let request = match gate.identify() {
+fn claim(gate: Gate, handler: TypeId) -> ClaimOutcome {
+    let request = match gate.identify(handler) {
         Identified::WithKey(request) => request,
         Identified::WithoutKey(admission) => {
             let span = admission.span.clone();
@@ -145,17 +142,30 @@ fn or_resume(ran: Result<Response, Panic>) -> Response {
 }
 
 impl Stage {
-    fn poll(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
+    /// `handler_type` identifies the handler, which `handler` polls.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        deferred: &mut Deferred,
+        handler_type: TypeId,
+        handler: Handler<'_>,
+    ) -> Poll<Response> {
         // A request that is rejected because of its key is answered before its body is read.
         let is_rejected = matches!(self, Self::AtGate(gate) if gate.is_rejected());
         if !is_rejected && let Some(rejection) = ready!(deferred.poll_before_claim(cx)) {
             *self = Self::Done;
             return Poll::Ready(rejection);
         }
-        self.proceed(cx, deferred, handler)
+        self.proceed(cx, deferred, handler_type, handler)
     }
 
-    fn proceed(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
+    fn proceed(
+        &mut self,
+        cx: &mut Context<'_>,
+        deferred: &mut Deferred,
+        handler_type: TypeId,
+        handler: Handler<'_>,
+    ) -> Poll<Response> {
         loop {
             match self {
                 Self::Evaluating(gate) => match (handler(cx, None), gate.try_recv()) {
@@ -170,7 +180,7 @@ impl Stage {
                 Self::AtGate(_) => {
                     let Self::AtGate(mut gate) = mem::replace(self, Self::Done) else { unreachable!("matched above") };
                     let unread = gate.unread();
-                    match claim(gate) {
+                    match claim(gate, handler_type) {
                         ClaimOutcome::Now(Ok(run)) => *self = Self::Running(run),
                         ClaimOutcome::Now(Err(answer)) => *self = Self::answering(answer, unread),
                         ClaimOutcome::Later(claiming) => *self = Self::Claiming(claiming, unread),

@@ -159,7 +159,7 @@ impl Claimed {
 
     async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
         let (registry, scope) = (self.run.registry.clone(), self.run.classifier.policy.owned_scope());
-        let audience = self.run.guard.execution().audience().clone();
+        let audience = self.run.guard.execution().audience();
         match self.end(PlannedEnd::Record(record), outcome).await {
             ActualEnd::AsPlanned => response,
             ActualEnd::Unrecorded => without_record(response),

@@ -72,7 +72,7 @@ impl Execution {
         let is_extracted_alone = self.run.step_context.target.get().is_some()
             && self.around().is_none()
             && self.arrival.ownership.is_none()
-            && self.identity.policy.get().is_none();
+            && self.policy().is_none();
         self.may_be_shared() || is_extracted_alone && innermost().is_some_and(|guard| guard.granted().is_some())
     }
 
@@ -110,7 +110,7 @@ impl Execution {
         while let Some(this) = execution.filter(|this| !Arc::ptr_eq(this, holder)) {
             // A middleware in front of a guard uses the same execution, but is not its handler.
             let is_handler = !Arc::ptr_eq(this, self) || !this.has_answered();
-            match (this.identity.policy.get().filter(|_| is_handler), this.run.step_context.target.get()) {
+            match (this.policy().filter(|_| is_handler), this.run.step_context.target.get()) {
                 (Some(policy), _) => digest.add(policy.scope(), policy.location().function_path()),
                 (None, Some(target)) => {
                     let (method, uri) = &**target;
@@ -129,7 +129,7 @@ impl Execution {
         let mut digest = OwnerDigest::default();
         let mut execution = self;
         while execution.identity.grant.get().is_none() {
-            if let Some(policy) = execution.identity.policy.get() {
+            if let Some(policy) = execution.policy() {
                 digest.add(policy.scope(), policy.location().function_path());
             }
             if let Some(target) = execution.run.step_context.target.get() {
