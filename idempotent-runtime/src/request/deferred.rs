@@ -2,9 +2,9 @@
 //!
 //! For a replay and a rejection, the request is dropped unextracted, so no extractor runs and no body is parsed.
 
+use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -12,6 +12,7 @@ use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 
+use crate::policy::values::Reads;
 use crate::rejection::mark::marked;
 use crate::request::context::Execution;
 use crate::request::input::RequestInput;
@@ -31,100 +32,106 @@ pub enum Extraction {
     PlainBody,
 }
 
-/// The future that reads the arguments into their slot.
+/// The future that extracts the arguments of a request into its [`DeferredRequest`].
 type Extracting = BoxFuture<'static, Result<(), Response>>;
 
-/// A request whose extractors have not begun. Their future is large, and a replay needs none.
-pub(crate) trait Unextracted: Send + Sync {
-    /// Takes the data that the guard has read from the request.
-    fn take_input(&self) -> Option<RequestInput>;
+/// Begins the extraction.
+type Extractor = Box<dyn FnOnce(Arc<DeferredRequest>) -> Extracting + Send + Sync>;
 
-    /// Begins the extraction. From now on, the request is inside of the guard of this execution.
-    fn extract(self: Arc<Self>, execution: Option<&Arc<Execution>>) -> Extracting;
+/// A request whose extractors have not begun, and the slot for the arguments that they extract. The future of the
+/// extractors is large, and a replay needs none.
+///
+/// It does not depend on the types of the arguments, because it would be compiled for each handler.
+pub(crate) struct DeferredRequest {
+    waiting: Mutex<Waiting>,
+    /// An `Option` of the arguments. It is taken out of its box, which costs less code than to take the box apart.
+    arguments: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// The slot from which a handler takes its arguments.
-trait Slot<B>: Send + Sync {
-    fn arguments(&self) -> &Mutex<Option<B>>;
-}
-
-/// A request, and the slot for the arguments that are extracted from it: one allocation for both.
-pub(super) struct DeferredRequest<S, B, M> {
-    request: Mutex<Waiting<S>>,
-    arguments: Mutex<Option<B>>,
-    /// Axum's marker of the extractor.
-    marker: PhantomData<fn() -> M>,
-}
-
-/// A request that waits for its extractors.
-struct Waiting<S> {
-    /// `None` as soon as the extractors have the request.
-    request: Option<(Request, S)>,
+/// What the extractors need. All is `None` for a handler that is called directly.
+#[derive(Default)]
+struct Waiting {
+    request: Option<Request>,
+    extractor: Option<Extractor>,
+    /// The data that the guard has read from the request.
     input: Option<RequestInput>,
 }
 
-impl<S, B, M> DeferredRequest<S, B, M> {
-    pub(super) fn new(request: Request, state: S) -> Self {
-        let request = Mutex::new(Waiting { request: Some((request, state)), input: None });
-        Self { request, arguments: Mutex::new(None), marker: PhantomData }
+impl DeferredRequest {
+    fn new(request: Request, extractor: Extractor) -> Arc<Self> {
+        let waiting = Waiting { request: Some(request), extractor: Some(extractor), input: None };
+        Arc::new(Self { waiting: Mutex::new(waiting), arguments: Mutex::default() })
     }
 
-    /// Returns the request, and the place for the data that the guard reads from it.
-    pub(super) fn unread(&mut self) -> Option<(&mut Request, &mut Option<RequestInput>)> {
-        let Waiting { request, input } = unpoisoned(self.request.get_mut());
-        request.as_mut().map(|(request, _)| (request, input))
-    }
-}
-
-impl<S, B, M> Slot<B> for DeferredRequest<S, B, M>
-where
-    S: Send + Sync,
-    B: Send,
-{
-    fn arguments(&self) -> &Mutex<Option<B>> {
-        &self.arguments
-    }
-}
-
-impl<S, B, M> Unextracted for DeferredRequest<S, B, M>
-where
-    B: FromRequest<S, M> + Send + 'static,
-    M: 'static,
-    S: Send + Sync + 'static,
-{
-    fn take_input(&self) -> Option<RequestInput> {
-        lock(&self.request).input.take()
+    /// Defers the extraction of `B` from this request.
+    pub(super) fn of<S, B, M>(request: Request, state: S) -> Arc<Self>
+    where
+        B: FromRequest<S, M> + Send + 'static,
+        S: Send + Sync + 'static,
+    {
+        // Compiled for each handler, so it avoids closures and `?`.
+        let extractor = Box::new(move |deferred: Arc<Self>| -> Extracting {
+            Box::pin(async move {
+                match B::from_request(deferred.take_request(), &state).await {
+                    Ok(arguments) => {
+                        deferred.set(Box::new(Some(arguments)));
+                        Ok(())
+                    }
+                    Err(rejection) => Err(rejection.into_response()),
+                }
+            })
+        });
+        Self::new(request, extractor)
     }
 
-    // Compiled for each handler, so it avoids closures and `?`.
-    fn extract(self: Arc<Self>, execution: Option<&Arc<Execution>>) -> Extracting {
-        if let (Some((request, _)), Some(execution)) = (&mut lock(&self.request).request, execution) {
+    /// Reads the data that the guard needs from the request.
+    pub(super) async fn read(mut self: Arc<Self>, key_is_elsewhere: bool, reads: Reads) -> Arc<Self> {
+        if let Some(deferred) = Arc::get_mut(&mut self)
+            && let Waiting { request: Some(request), input, .. } = unpoisoned(deferred.waiting.get_mut())
+        {
+            let input = input.insert(RequestInput::of_head(request, key_is_elsewhere, reads));
+            input.read_body(request, reads).await;
+        }
+        self
+    }
+
+    /// Takes the data that the guard has read from the request.
+    pub(super) fn take_input(&self) -> Option<RequestInput> {
+        lock(&self.waiting).input.take()
+    }
+
+    /// Begins the extraction. From now on, the request is inside of the guard of this execution. Returns `None` if the
+    /// extraction has already begun, or if the handler is called directly.
+    fn extract(self: Arc<Self>, execution: Option<&Arc<Execution>>) -> Option<Extracting> {
+        let mut waiting = lock(&self.waiting);
+        let extractor = waiting.extractor.take()?;
+        if let (Some(request), Some(execution)) = (&mut waiting.request, execution) {
             execution.enter(request.extensions_mut());
         }
-        Box::pin(async move {
-            let waiting = lock(&self.request).request.take();
-            let (request, state) = waiting.expect("a request is extracted once");
-            match B::from_request(request, &state).await {
-                Ok(arguments) => {
-                    *lock(&self.arguments) = Some(arguments);
-                    Ok(())
-                }
-                Err(rejection) => Err(rejection.into_response()),
-            }
-        })
+        drop(waiting);
+        Some(extractor(self))
+    }
+
+    fn take_request(&self) -> Request {
+        lock(&self.waiting).request.take().unwrap_or_default()
+    }
+
+    fn set(&self, arguments: Box<dyn Any + Send>) {
+        *lock(&self.arguments) = Some(arguments);
+    }
+
+    fn take_arguments(&self) -> Box<dyn Any + Send> {
+        lock(&self.arguments).take().expect("arguments are extracted before the handler takes them")
     }
 }
 
 /// The arguments that a handler takes.
-pub struct Extracted<B>(Source<B>);
-
-enum Source<B> {
-    Request(Arc<dyn Slot<B>>),
-    /// Of a handler that is called directly. The lock makes the arguments `Sync`.
-    Given(Box<Mutex<B>>),
+pub struct Extracted<B> {
+    from: Arc<DeferredRequest>,
+    arguments: PhantomData<fn() -> B>,
 }
 
-impl<B> Extracted<B> {
+impl<B: 'static> Extracted<B> {
     /// Takes the arguments.
     ///
     /// # Panics
@@ -132,38 +139,32 @@ impl<B> Extracted<B> {
     /// If they are not extracted yet. The engine does not let the handler take them before that.
     #[must_use]
     pub fn take(self) -> B {
-        match self.0 {
-            Source::Request(slot) => {
-                lock(slot.arguments()).take().expect("arguments are extracted before the handler takes them")
-            }
-            Source::Given(arguments) => unpoisoned(arguments.into_inner()),
+        match self.from.take_arguments().downcast_mut::<Option<B>>().and_then(Option::take) {
+            Some(arguments) => arguments,
+            None => unreachable!("the slot has the type of the arguments"),
         }
     }
 
-    pub(super) fn given(arguments: B) -> Self {
-        Self(Source::Given(Box::new(Mutex::new(arguments))))
-    }
-}
-
-impl<B: Send + 'static> Extracted<B> {
-    /// Returns the arguments that will be extracted from this request.
-    pub(super) fn of<S, M>(request: &Arc<DeferredRequest<S, B, M>>) -> Self
+    pub(super) fn given(arguments: B) -> Self
     where
-        S: Send + Sync + 'static,
-        M: 'static,
+        B: Send,
     {
-        Self(Source::Request(Arc::<DeferredRequest<S, B, M>>::clone(request)))
+        let from = Arc::new(DeferredRequest { waiting: Mutex::default(), arguments: Mutex::default() });
+        from.set(Box::new(Some(arguments)));
+        Self::of(from)
+    }
+
+    /// Returns the arguments that will be extracted from this request.
+    pub(super) fn of(from: Arc<DeferredRequest>) -> Self {
+        Self { from, arguments: PhantomData }
     }
 }
 
-impl<B: fmt::Debug> fmt::Debug for Extracted<B> {
+impl<B: fmt::Debug + 'static> fmt::Debug for Extracted<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Source::Request(slot) => match &*lock(slot.arguments()) {
-                Some(arguments) => arguments.fmt(f),
-                None => f.write_str("<not extracted yet>"),
-            },
-            Source::Given(arguments) => lock(arguments).fmt(f),
+        match lock(&self.from.arguments).as_ref().and_then(|arguments| arguments.downcast_ref::<Option<B>>()) {
+            Some(Some(arguments)) => arguments.fmt(f),
+            _ => f.write_str("<not extracted yet>"),
         }
     }
 }
@@ -182,7 +183,7 @@ pub(super) struct Deferred {
 /// How far the arguments are extracted.
 #[derive(Default)]
 enum Arguments {
-    Unextracted(Arc<dyn Unextracted>),
+    Unextracted(Arc<DeferredRequest>),
     Extracting(Extracting),
     #[default]
     Extracted,
@@ -190,10 +191,8 @@ enum Arguments {
 
 impl Arguments {
     fn poll(&mut self, execution: Option<&Arc<Execution>>, cx: &mut Context<'_>) -> Poll<Result<(), Response>> {
-        if let Self::Unextracted(_) = self
-            && let Self::Unextracted(unextracted) = mem::take(self)
-        {
-            *self = Self::Extracting(unextracted.extract(execution));
+        if let Self::Unextracted(unextracted) = self {
+            *self = Arc::clone(unextracted).extract(execution).map_or(Self::Extracted, Self::Extracting);
         }
         let Self::Extracting(extracting) = self else { return Poll::Ready(Ok(())) };
         let extracted = ready!(extracting.as_mut().poll(cx));
@@ -208,7 +207,7 @@ impl Arguments {
 
 impl Deferred {
     pub(super) fn new(
-        unextracted: Option<Arc<dyn Unextracted>>,
+        unextracted: Option<Arc<DeferredRequest>>,
         is_before_claim: bool,
         upload: Option<Upload>,
         execution: Option<Arc<Execution>>,

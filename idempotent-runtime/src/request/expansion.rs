@@ -13,19 +13,19 @@ use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
-use crate::request::deferred::{Deferred, Extracted, Extraction, Unextracted};
+use crate::request::deferred::{Deferred, DeferredRequest, Extracted, Extraction};
 use crate::request::extract::Guarded;
 use crate::request::identify::Gate;
 use crate::request::input::RequestInput;
 use crate::request::response_mark::without_mark;
-use crate::request::run::{Stage, start};
+use crate::request::run::{Progress, Stage, start};
 
 /// Opens the gate to an annotated handler for one request. The attribute's expansion calls this.
 pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guarded<B, M>) -> (OpenGate, Extracted<B>) {
     (open_request(policy, guarded.request, extraction), guarded.arguments)
 }
 
-fn open_request(policy: &'static Policy, request: Option<Arc<dyn Unextracted>>, extraction: Extraction) -> OpenGate {
+fn open_request(policy: &'static Policy, request: Option<Arc<DeferredRequest>>, extraction: Extraction) -> OpenGate {
     let input = request.as_ref().and_then(|request| request.take_input());
     let is_before_claim = match extraction {
         Extraction::BeforeClaim => true,
@@ -51,8 +51,12 @@ impl OpenGate {
     where
         F: Future + Send + 'static,
     {
+        self.pending().run(handler, into_response)
+    }
+
+    fn pending(self) -> PendingGate {
         let execution = self.gate.execution.clone();
-        start(Stage::AtGate(self.gate), self.deferred, execution, handler, into_response)
+        PendingGate { progress: Progress { stage: Stage::AtGate(self.gate), deferred: self.deferred }, execution }
     }
 
     /// Moves the gate into the handler's future, because the policy's expressions see the handler's variables only
@@ -61,7 +65,8 @@ impl OpenGate {
         let execution = self.gate.execution.clone();
         let (sender, receiver) = oneshot::channel();
         let stage = self.gate.take_rejected().map_or(Stage::Evaluating(receiver), Stage::AtGate);
-        (EvaluatingGate { gate: self.gate, sender }, PendingGate { stage, deferred: self.deferred, execution })
+        let progress = Progress { stage, deferred: self.deferred };
+        (EvaluatingGate { gate: self.gate, sender }, PendingGate { progress, execution })
     }
 }
 
@@ -102,11 +107,10 @@ impl DerefMut for EvaluatingGate {
     }
 }
 
-/// A request whose gate is still evaluating.
+/// A request before its first poll.
 #[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct PendingGate {
-    stage: Stage,
-    deferred: Deferred,
+    progress: Progress,
     execution: Option<Arc<Execution>>,
 }
 
@@ -116,7 +120,7 @@ impl PendingGate {
     where
         F: Future + Send + 'static,
     {
-        start(self.stage, self.deferred, self.execution, handler, into_response)
+        start(self.progress, self.execution, handler, into_response)
     }
 }
 

@@ -4,13 +4,15 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::extract::{FromRequest, Request};
+use pin_project_lite::pin_project;
 
 use crate::policy::values::Reads;
-use crate::request::deferred::{DeferredRequest, Extracted, Unextracted};
-use crate::request::input::RequestInput;
+use crate::request::deferred::{DeferredRequest, Extracted};
 
 /// The last argument of an annotated handler, together with the data of the request that the guard needs. Its extractor
 /// runs when it is known whether the handler runs: see the guide's page [`extraction`](crate::guide::extraction).
@@ -38,7 +40,7 @@ use crate::request::input::RequestInput;
 pub struct Guarded<B, M = Buffered> {
     pub(crate) arguments: Extracted<B>,
     /// `None` for a direct call.
-    pub(crate) request: Option<Arc<dyn Unextracted>>,
+    pub(crate) request: Option<Arc<DeferredRequest>>,
     mode: PhantomData<fn() -> M>,
 }
 
@@ -68,13 +70,13 @@ pub struct KeyElsewhere<M>(PhantomData<M>);
 pub struct ViaGuarded<M>(PhantomData<M>);
 
 /// Does not show the request, because its headers can contain credentials.
-impl<B: fmt::Debug, M> fmt::Debug for Guarded<B, M> {
+impl<B: fmt::Debug + 'static, M> fmt::Debug for Guarded<B, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guarded").field("arguments", &self.arguments).finish_non_exhaustive()
     }
 }
 
-impl<B, M> From<B> for Guarded<B, M> {
+impl<B: Send + 'static, M> From<B> for Guarded<B, M> {
     fn from(arguments: B) -> Self {
         Self { arguments: Extracted::given(arguments), request: None, mode: PhantomData }
     }
@@ -92,16 +94,38 @@ where
     fn from_request(request: Request, state: &S) -> impl Future<Output = Result<Self, Infallible>> + Send {
         // On the heap first, so that axum's future of the handler does not contain the request several times: the
         // allocator is slow with blocks of more than a kilobyte.
-        let mut request = Arc::new(DeferredRequest::new(request, state.clone()));
-        async move {
-            if let Some((request, input)) = Arc::get_mut(&mut request).and_then(DeferredRequest::unread) {
-                input
-                    .insert(RequestInput::of_head(request, Mode::KEY_ELSEWHERE, Mode::READS))
-                    .read_body(request, Mode::READS)
-                    .await;
-            }
-            Ok(Self { arguments: Extracted::of(&request), request: Some(request), mode: PhantomData })
+        let request = DeferredRequest::of::<S, B, M>(request, state.clone());
+        ReadRequest { reading: request.read(Mode::KEY_ELSEWHERE, Mode::READS), guarded: PhantomData }
+    }
+}
+
+pin_project! {
+    /// Reads a request. It is compiled for each handler, and costs less code than an `async` block.
+    struct ReadRequest<F, G> {
+        #[pin]
+        reading: F,
+        guarded: PhantomData<fn() -> G>,
+    }
+}
+
+impl<F, B, M> Future for ReadRequest<F, Guarded<B, M>>
+where
+    F: Future<Output = Arc<DeferredRequest>>,
+    B: 'static,
+{
+    type Output = Result<Guarded<B, M>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().reading.poll(cx) {
+            Poll::Ready(request) => Poll::Ready(Ok(Guarded::of(request))),
+            Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl<B: 'static, M> Guarded<B, M> {
+    fn of(request: Arc<DeferredRequest>) -> Self {
+        Self { arguments: Extracted::of(Arc::clone(&request)), request: Some(request), mode: PhantomData }
     }
 }
 

@@ -33,13 +33,18 @@ where
     F: Future + Send + 'static,
 {
     let execution = gate.execution.clone();
-    start(Stage::AtGate(gate), Deferred::default(), execution, handler, into_response)
+    start(Progress { stage: Stage::AtGate(gate), deferred: Deferred::default() }, execution, handler, into_response)
+}
+
+/// How far a request has come.
+pub(super) struct Progress {
+    pub(super) stage: Stage,
+    pub(super) deferred: Deferred,
 }
 
 /// Runs `handler` from this stage on.
 pub(super) fn start<F>(
-    stage: Stage,
-    deferred: Deferred,
+    progress: Progress,
     execution: Option<Arc<Execution>>,
     handler: F,
     into_response: fn(F::Output) -> Response,
@@ -47,7 +52,7 @@ pub(super) fn start<F>(
 where
     F: Future + Send + 'static,
 {
-    Completion::new(Box::pin(Run { handler: Some(handler), into_response, deferred, stage }), execution)
+    Completion::new(Box::pin(Run { handler: Some(handler), into_response, progress }), execution)
 }
 
 pin_project! {
@@ -57,8 +62,7 @@ pin_project! {
         #[pin]
         handler: Option<F>,
         into_response: fn(F::Output) -> Response,
-        deferred: Deferred,
-        stage: Stage,
+        progress: Progress,
     }
 }
 
@@ -69,31 +73,65 @@ impl<F: Future + 'static> Future for Run<F> {
     ///
     /// Resumes the handler's own panic after the claim is settled.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
-        let mut this = self.project();
-        let into_response = *this.into_response;
-        this.stage.poll(cx, this.deferred, TypeId::of::<F>(), &mut |cx, deferred| {
-            let polled = catch_unwind(AssertUnwindSafe(|| {
-                let handler = this.handler.as_mut().as_pin_mut().expect("a handler is not polled after it has ended");
-                let polled = match deferred.map(|it| it.poll_under_claim(cx)) {
-                    None | Some(Poll::Ready(None)) => handler.poll(cx).map(into_response),
-                    Some(Poll::Ready(Some(rejection))) => Poll::Ready(rejection),
-                    Some(Poll::Pending) => Poll::Pending,
-                };
-                if polled.is_ready() {
-                    // The handler's arguments may panic when they are dropped, like the handler itself.
-                    this.handler.set(None);
-                }
-                polled
-            }));
-            polled.map_or_else(
-                |panic| {
-                    let _ = catch_unwind(AssertUnwindSafe(|| this.handler.set(None)));
-                    Poll::Ready(Err(panic))
-                },
-                |polled| polled.map(Ok),
-            )
-        })
+        let this = self.project();
+        let mut handler = PinnedHandler { future: this.handler, into_response: *this.into_response };
+        this.progress.poll(cx, TypeId::of::<F>(), &mut handler)
     }
+}
+
+/// A handler's future in its place. Only this is compiled for each handler.
+trait Handler {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response>;
+
+    fn drop_in_place(&mut self);
+}
+
+struct PinnedHandler<'a, F: Future> {
+    future: Pin<&'a mut Option<F>>,
+    into_response: fn(F::Output) -> Response,
+}
+
+impl<F: Future> Handler for PinnedHandler<'_, F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response> {
+        match self.future.as_mut().as_pin_mut() {
+            Some(future) => match future.poll(cx) {
+                Poll::Ready(output) => Poll::Ready((self.into_response)(output)),
+                Poll::Pending => Poll::Pending,
+            },
+            None => panic!("a handler is not polled after it has ended"),
+        }
+    }
+
+    fn drop_in_place(&mut self) {
+        self.future.set(None);
+    }
+}
+
+/// Polls the extraction, if one is passed, and then the handler, and catches their panics.
+fn poll_handler(
+    handler: &mut dyn Handler,
+    cx: &mut Context<'_>,
+    deferred: Option<&mut Deferred>,
+) -> Poll<Result<Response, Panic>> {
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        let polled = match deferred.map(|it| it.poll_under_claim(cx)) {
+            None | Some(Poll::Ready(None)) => handler.poll(cx),
+            Some(Poll::Ready(Some(rejection))) => Poll::Ready(rejection),
+            Some(Poll::Pending) => Poll::Pending,
+        };
+        if polled.is_ready() {
+            // The handler's arguments may panic when they are dropped, like the handler itself.
+            handler.drop_in_place();
+        }
+        polled
+    }));
+    polled.map_or_else(
+        |panic| {
+            let _ = catch_unwind(AssertUnwindSafe(|| handler.drop_in_place()));
+            Poll::Ready(Err(panic))
+        },
+        |polled| polled.map(Ok),
+    )
 }
 
 /// The stage that a request has reached.
@@ -111,9 +149,6 @@ pub(super) enum Stage {
     Answered(Response),
     Done,
 }
-
-/// Polls the extraction, if one is passed, and then the handler's future, and catches their panics.
-type Handler<'a> = &'a mut dyn FnMut(&mut Context<'_>, Option<&mut Deferred>) -> Poll<Result<Response, Panic>>;
 
 /// Continues from the policy's expressions to the claim.
 fn claim(gate: Gate, handler: TypeId) -> ClaimOutcome {
@@ -141,34 +176,31 @@ fn or_resume(ran: Result<Response, Panic>) -> Response {
     ran.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-impl Stage {
-    /// `handler_type` identifies the handler, which `handler` polls.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        deferred: &mut Deferred,
-        handler_type: TypeId,
-        handler: Handler<'_>,
-    ) -> Poll<Response> {
+impl Progress {
+    /// Continues the request as far as possible. `handler_type` identifies the handler.
+    fn poll(&mut self, cx: &mut Context<'_>, handler_type: TypeId, handler: &mut dyn Handler) -> Poll<Response> {
+        let Self { stage, deferred } = self;
         // A request that is rejected because of its key is answered before its body is read.
-        let is_rejected = matches!(self, Self::AtGate(gate) if gate.is_rejected());
+        let is_rejected = matches!(stage, Stage::AtGate(gate) if gate.is_rejected());
         if !is_rejected && let Some(rejection) = ready!(deferred.poll_before_claim(cx)) {
-            *self = Self::Done;
+            *stage = Stage::Done;
             return Poll::Ready(rejection);
         }
-        self.proceed(cx, deferred, handler_type, handler)
+        stage.proceed(cx, deferred, handler_type, handler)
     }
+}
 
+impl Stage {
     fn proceed(
         &mut self,
         cx: &mut Context<'_>,
         deferred: &mut Deferred,
         handler_type: TypeId,
-        handler: Handler<'_>,
+        handler: &mut dyn Handler,
     ) -> Poll<Response> {
         loop {
             match self {
-                Self::Evaluating(gate) => match (handler(cx, None), gate.try_recv()) {
+                Self::Evaluating(gate) => match (poll_handler(handler, cx, None), gate.try_recv()) {
                     (Poll::Pending, Ok(gate)) => *self = Self::AtGate(gate),
                     (Poll::Pending, Err(_)) => return Poll::Pending,
                     // An expression has ended the handler with `?`. Nothing is claimed yet.
@@ -219,12 +251,12 @@ impl Stage {
         &mut self,
         cx: &mut Context<'_>,
         deferred: &mut Deferred,
-        handler: Handler<'_>,
+        handler: &mut dyn Handler,
     ) -> Poll<Option<Response>> {
         let Self::Running(run) = self else { unreachable!("it is polled as one") };
         let (span, guard) = match run {
             HandlerRun::Unguarded { .. } => {
-                let ran = ready!(handler(cx, Some(deferred)));
+                let ran = ready!(poll_handler(handler, cx, Some(deferred)));
                 *self = Self::Done;
                 return Poll::Ready(Some(or_resume(ran)));
             }
@@ -232,7 +264,7 @@ impl Stage {
             HandlerRun::Claimed(claimed) => (&claimed.run.span, &claimed.run.guard),
             HandlerRun::InTransaction(transaction) => (&transaction.run.span, &transaction.run.guard),
         };
-        let ran = ready!(polled_in(guard.execution(), || span.in_scope(|| handler(cx, Some(deferred)))));
+        let ran = ready!(polled_in(guard.execution(), || span.in_scope(|| poll_handler(handler, cx, Some(deferred)))));
         let settling = match mem::replace(self, Self::Done) {
             Self::Running(HandlerRun::Claimed(claimed)) => claimed.settle(ran),
             Self::Running(HandlerRun::InTransaction(transaction)) => Settling::Later(Box::pin(transaction.settle(ran))),
@@ -248,9 +280,16 @@ impl Stage {
         })
     }
 
-    fn poll_covered(&mut self, cx: &mut Context<'_>, deferred: &mut Deferred, handler: Handler<'_>) -> Poll<Response> {
+    fn poll_covered(
+        &mut self,
+        cx: &mut Context<'_>,
+        deferred: &mut Deferred,
+        handler: &mut dyn Handler,
+    ) -> Poll<Response> {
         let Self::Running(HandlerRun::Covered(run)) = self else { unreachable!("it is polled as one") };
-        let Poll::Ready(ran) = polled_in(run.execution(), || handler(cx, Some(deferred))) else { return Poll::Pending };
+        let Poll::Ready(ran) = polled_in(run.execution(), || poll_handler(handler, cx, Some(deferred))) else {
+            return Poll::Pending;
+        };
         // If the handler panicked, dropping the run marks it as cut off.
         let stage = mem::replace(self, Self::Done);
         match (stage, ran) {
