@@ -95,9 +95,15 @@ impl DeferredRequest {
         self
     }
 
-    /// Takes the data that the guard has read from the request.
-    pub(super) fn take_input(&self) -> Option<RequestInput> {
-        lock(&self.waiting).input.take()
+    /// Takes the data that the guard has read from the request. Unless the extractors are axum's own, one of them may
+    /// begin a transaction, which needs an execution even if the request has no key.
+    pub(super) fn take_input(&self, extraction: Extraction) -> Option<RequestInput> {
+        let mut waiting = lock(&self.waiting);
+        let mut input = waiting.input.take()?;
+        if cfg!(feature = "__transactions") && extraction != Extraction::PlainBody && input.execution.is_none() {
+            input.execution = waiting.request.as_ref().map(|request| Execution::of_guard(request.extensions()));
+        }
+        Some(input)
     }
 
     /// Begins the extraction. From now on, the request is inside of the guard of this execution. Returns `None` if the

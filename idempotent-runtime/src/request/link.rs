@@ -59,11 +59,10 @@ impl Execution {
         }
     }
 
-    /// Returns, for the guard of a request without a key, the execution of that guard, if an extractor may use it as
-    /// `Tx` does.
+    /// Returns, for the guard of a request without a key, the execution of that guard, if an extractor has already
+    /// used one.
     pub(crate) fn of_unkeyed_guard(extensions: &Extensions) -> Option<Arc<Self>> {
-        let has_transactions = cfg!(feature = "__transactions");
-        (has_transactions || extensions.get::<Link>().is_some()).then(|| Self::of_guard(extensions))
+        extensions.get::<Link>().is_some().then(|| Self::of_guard(extensions))
     }
 
     /// Creates a new execution beneath the guards of a request with these extensions.
