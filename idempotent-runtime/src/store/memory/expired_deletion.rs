@@ -8,6 +8,7 @@ use crate::store::memory::deletion_task::UNKNOWN;
 use crate::store::memory::stored::Moment;
 use crate::store::memory::table::Table;
 use crate::sync::atomic::Ordering;
+use crate::sync::tokio::runtime::Handle;
 use crate::sync::{lock, tokio};
 
 /// The shortest sleep of the task. Without it, a busy store would wake the task for each expiry.
@@ -19,7 +20,8 @@ const IN_ONE_GO: usize = 512;
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl Table {
-    /// Makes the task wake at `expires_at` at the latest. Spawns the task if needed.
+    /// Makes the task wake at `expires_at` at the latest. Spawns the task if needed. Outside of a runtime there is none:
+    /// the next call in a runtime spawns it.
     pub(super) fn delete_expired_at(self: &Arc<Self>, expires_at: Moment) {
         let wanted = nanos(expires_at);
         if self.expired_deletion.wakes_at.load(Ordering::SeqCst) <= wanted {
@@ -29,14 +31,15 @@ impl Table {
         if self.expired_deletion.wakes_at.load(Ordering::SeqCst) <= wanted {
             return;
         }
-        self.expired_deletion.wakes_at.store(wanted, Ordering::SeqCst);
         if *has_task {
+            self.expired_deletion.wakes_at.store(wanted, Ordering::SeqCst);
             self.expired_deletion.earlier.notify_one();
-        } else {
+        } else if let Ok(runtime) = Handle::try_current() {
+            self.expired_deletion.wakes_at.store(wanted, Ordering::SeqCst);
             *has_task = true;
             drop(has_task);
             // A runtime that shuts down drops the task here, and with it the guard, which takes the lock.
-            tokio::spawn(delete_expired_forever(TaskGuard(Arc::downgrade(self))));
+            runtime.spawn(delete_expired_forever(TaskGuard(Arc::downgrade(self))));
         }
     }
 

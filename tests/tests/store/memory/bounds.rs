@@ -243,6 +243,17 @@ fn it_forgets_on_in_another_runtime_when_the_first_one_is_gone() {
     });
 }
 
+#[test]
+fn what_is_kept_outside_of_a_runtime_is_forgotten_in_the_next_one() {
+    let store = MemoryStore::new();
+    keep(&store, 0, 0, Duration::from_millis(50)).now_or_never().expect("it answers at once");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        keep(&store, 1, 0, TTL).await;
+        eventually(async || store.len(), |&left| left == 1).await;
+    });
+}
+
 /// A rejected claim makes no entry, and only a new entry would spawn the store's task again.
 #[test]
 fn it_gives_a_share_back_when_its_runtime_is_gone() {
