@@ -343,9 +343,7 @@ impl IdempotencyLayer {
                 let of_client = registry.as_ref().filter(|_| caller.is_none());
                 let credentials = of_client.map(|it| Credentials::of(it.credential_headers(), request.headers()));
                 let reads = policy.fingerprint().reads();
-                let mut input = ClaimInput::of_head(request, reads, caller, credentials.unwrap_or_default());
-                input.read_body(request, reads, registry.as_ref(), limit).await;
-                input
+                ClaimInput::of(request, reads, registry.as_ref(), caller, credentials.unwrap_or_default(), limit).await
             }
         };
         let execution = Execution::beneath(request.extensions());

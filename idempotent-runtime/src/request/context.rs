@@ -45,7 +45,7 @@ pub(super) struct Arrival {
     pub(super) around: Option<Arc<Execution>>,
     /// Set if the request has no link to the guard whose handler sends it.
     pub(super) sent_by: OnceLock<Sender>,
-    /// The head of the request. Unset for a request without a key.
+    /// Unset for a request without a key to an annotated handler.
     head: OnceLock<RequestHead>,
     /// Set if an extractor of the last argument of the handler around this execution created it.
     pub(super) ownership: Option<Arc<Ownership>>,

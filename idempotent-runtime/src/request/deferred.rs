@@ -86,24 +86,26 @@ impl DeferredRequest {
 
     /// Reads the data that the guard needs from the request.
     pub(super) async fn read(mut self: Arc<Self>, key_is_elsewhere: bool, reads: Reads) -> Arc<Self> {
-        if let Some(deferred) = Arc::get_mut(&mut self)
-            && let Waiting { request: Some(request), input, .. } = unpoisoned(deferred.waiting.get_mut())
-        {
-            let input = input.insert(RequestInput::of_head(request, key_is_elsewhere, reads));
-            input.read_body(request, reads).await;
-        }
+        let deferred = Arc::get_mut(&mut self).expect("it is new");
+        let Waiting { request, input, .. } = unpoisoned(deferred.waiting.get_mut());
+        let request = request.as_mut().expect("its extractors have not begun");
+        RequestInput::read(input, request, key_is_elsewhere, reads).await;
         self
     }
 
     /// Takes the data that the guard has read from the request. Unless the extractors are axum's own, one of them may
     /// begin a transaction, which needs an execution even if the request has no key.
-    pub(super) fn take_input(&self, extraction: Extraction) -> Option<RequestInput> {
+    ///
+    /// # Panics
+    ///
+    /// If the request was not read: without the data, it would run unguarded.
+    pub(super) fn take_input(&self, extraction: Extraction) -> RequestInput {
         let mut waiting = lock(&self.waiting);
-        let mut input = waiting.input.take()?;
+        let mut input = waiting.input.take().expect("a request is read before its handler is called");
         if cfg!(feature = "__transactions") && extraction != Extraction::PlainBody && input.execution.is_none() {
             input.execution = waiting.request.as_ref().map(|request| Execution::of_guard(request.extensions()));
         }
-        Some(input)
+        input
     }
 
     /// Begins the extraction. From now on, the request is inside of the guard of this execution. Returns `None` if the

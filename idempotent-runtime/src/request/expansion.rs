@@ -26,7 +26,7 @@ pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guar
 }
 
 fn open_request(policy: &'static Policy, request: Option<Arc<DeferredRequest>>, extraction: Extraction) -> OpenGate {
-    let input = request.as_ref().and_then(|request| request.take_input(extraction));
+    let input = request.as_ref().map(|request| request.take_input(extraction));
     let is_before_claim = match extraction {
         Extraction::BeforeClaim => true,
         Extraction::UnderClaim => false,

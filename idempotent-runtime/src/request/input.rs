@@ -53,8 +53,16 @@ pub(crate) enum InputKey {
 }
 
 impl RequestInput {
-    /// Reads the head of a request before the extractors of its handler. [`read_body`](Self::read_body) must follow.
-    pub(crate) fn of_head(request: &mut Request, key_is_elsewhere: bool, reads: Reads) -> Self {
+    /// Reads a request before the extractors of its handler. The body is read only if there is a key. Writes into
+    /// `place`, so that the future of the handler, which contains this one, stays small.
+    pub(crate) async fn read(place: &mut Option<Self>, request: &mut Request, key_is_elsewhere: bool, reads: Reads) {
+        let Self { key, registry, claim_input, .. } = place.insert(Self::of_head(request, key_is_elsewhere, reads));
+        if !matches!(key, InputKey::Header(None)) {
+            claim_input.read_body(request, reads, registry.as_ref(), BodyLimit::OfRoute).await;
+        }
+    }
+
+    fn of_head(request: &mut Request, key_is_elsewhere: bool, reads: Reads) -> Self {
         let key = if key_is_elsewhere {
             InputKey::Elsewhere(Box::new(request.headers().clone()))
         } else {
@@ -73,13 +81,6 @@ impl RequestInput {
             (Some(execution), ClaimInput::of_head(request, reads, caller, credentials))
         };
         Self { method, registry, audience, execution, key, claim_input }
-    }
-
-    /// Reads the body, if there is a key and the body is part of the fingerprint.
-    pub(crate) async fn read_body(&mut self, request: &mut Request, reads: Reads) {
-        if !matches!(self.key, InputKey::Header(None)) {
-            self.claim_input.read_body(request, reads, self.registry.as_ref(), BodyLimit::OfRoute).await;
-        }
     }
 
     /// Returns whether the body could not be read, so that nothing can be claimed.
@@ -142,13 +143,20 @@ pub(crate) enum InputBody {
 }
 
 impl ClaimInput {
-    /// Reads the head of the request. [`read_body`](Self::read_body) must follow.
-    pub(crate) fn of_head(
+    pub(crate) async fn of(
         request: &mut Request,
         reads: Reads,
+        registry: Option<&Registry>,
         caller: Option<String>,
         credentials: Credentials,
+        limit: BodyLimit,
     ) -> Self {
+        let mut input = Self::of_head(request, reads, caller, credentials);
+        input.read_body(request, reads, registry, limit).await;
+        input
+    }
+
+    fn of_head(request: &mut Request, reads: Reads, caller: Option<String>, credentials: Credentials) -> Self {
         let target = match reads {
             Reads::Nothing => None,
             Reads::Target => Some(digest_of_target(request, false)),
@@ -164,15 +172,8 @@ impl ClaimInput {
         }
     }
 
-    /// Reads the body, if it is part of the fingerprint. Writes into `self`, so that the future of the handler, which
-    /// contains this one, stays small.
-    pub(crate) async fn read_body(
-        &mut self,
-        request: &mut Request,
-        reads: Reads,
-        registry: Option<&Registry>,
-        limit: BodyLimit,
-    ) {
+    /// Reads the body, if it is part of the fingerprint.
+    async fn read_body(&mut self, request: &mut Request, reads: Reads, registry: Option<&Registry>, limit: BodyLimit) {
         let form = match reads {
             Reads::Nothing | Reads::Target => None,
             Reads::Body => Some(BodyForm::Bytes),

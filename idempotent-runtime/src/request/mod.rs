@@ -64,7 +64,7 @@
 //! |---|---|
 //! | [`guards_around`] | Which guard around this request has the same key? May the handler use its key and steps? |
 //! | [`coverage`] | Which guard is around a request without a link? The one whose handler this thread polls. |
-//! | [`client`], [`destination`] | Do two requests have the same client? Do they have the same handler? |
+//! | [`client`], [`destination`] | Do two requests have the same client? Did they arrive at the same place? |
 //! | [`covered_run`], [`covered_runs`] | Which runs are in progress under another guard's claim? It ends after them. |
 //! | [`active_guard`] | Is a guard's claim open? When the active guard is dropped, nothing runs under it any more. |
 //! | [`step_place`], [`step_context`] | Under which claim is a step recorded, and what does the execution keep of its steps? |
