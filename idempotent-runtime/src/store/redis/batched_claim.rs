@@ -16,7 +16,7 @@ use crate::store::redis::unawaited::Unawaited;
 
 pub(super) struct BatchedClaim {
     pub(super) name: Vec<u8>,
-    pub(super) value: String,
+    pub(super) value: Vec<u8>,
     pub(super) ttl: Duration,
 }
 
@@ -30,7 +30,7 @@ impl BatchedClaim {
     /// Returns the value of another operation. If the connection broke, the command was sent twice, so the existing claim may be
     /// this one.
     pub(super) fn existing(&self, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
-        value.filter(|existing| existing != self.value.as_bytes())
+        value.filter(|existing| *existing != self.value)
     }
 }
 
