@@ -9,8 +9,7 @@
 //! rejects the batch, the cause may be only one of the operations, and sending an operation again does no harm. So each caller
 //! then sends its own.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,8 +99,15 @@ pub(super) struct Batcher<S: Sending> {
 }
 
 struct Queue<S: Sending> {
-    waiting: BTreeMap<u64, Job<S>>,
+    /// The operations in the order of their numbers.
+    waiting: VecDeque<Job<S>>,
     next_number: u64,
+}
+
+impl<S: Sending> Queue<S> {
+    fn position(&self, number: u64) -> Option<usize> {
+        self.waiting.binary_search_by_key(&number, |job| job.number).ok()
+    }
 }
 
 struct Job<S: Sending> {
@@ -117,7 +123,7 @@ struct Job<S: Sending> {
 
 impl<S: Sending> Batcher<S> {
     pub(super) fn new(sending: S) -> Arc<Self> {
-        let queue = Mutex::new(Queue { waiting: BTreeMap::new(), next_number: 0 });
+        let queue = Mutex::new(Queue { waiting: VecDeque::new(), next_number: 0 });
         let permits = Arc::new(Semaphore::new(sending.under_way()));
         Arc::new(Self { sending, permits, was_alone: AtomicBool::new(true), queue })
     }
@@ -184,7 +190,7 @@ impl<S: Sending> Batcher<S> {
 
     async fn lead(&self, number: u64) -> Result<Lead<S::Session>, StoreError> {
         let permit = Deadline::after(PATIENCE).bound(Arc::clone(&self.permits).acquire_owned()).await;
-        if !lock(&self.queue).waiting.contains_key(&number) {
+        if lock(&self.queue).position(number).is_none() {
             // Another caller has sent the operation.
             drop(permit);
             return pending().await;
@@ -202,7 +208,7 @@ impl<S: Sending> Batcher<S> {
         let number = queue.next_number;
         let (operation, runtime) = (Arc::clone(operation), current_runtime());
         let job = Job { number, operation, call, runtime, reply, others: Vec::new() };
-        queue.waiting.insert(number, job);
+        queue.waiting.push_back(job);
         Queued { batcher: self, number, outcome }
     }
 
@@ -210,29 +216,31 @@ impl<S: Sending> Batcher<S> {
     /// runtime: a request may continue on another one than the one on which it joined the queue.
     fn take(&self, own: u64) -> Vec<Job<S>> {
         let runtime = current_runtime();
-        let (mut batch, mut left, mut bytes) = (BTreeMap::<_, Job<S>>::new(), BTreeMap::new(), 0);
+        let (mut batch, mut left, mut bytes) = (Vec::<(S::Place, Job<S>)>::new(), Vec::new(), 0);
         let mut queue = lock(&self.queue);
         while batch.len() < S::MOST
             && bytes < S::MOST_BYTES
-            && let Some((number, job)) = queue.waiting.pop_first()
+            && let Some(job) = queue.waiting.pop_front()
         {
-            if job.runtime != runtime && number != own {
-                left.insert(number, job);
+            if job.runtime != runtime && job.number != own {
+                left.push(job);
                 continue;
             }
             if !job.goes_out() {
                 continue;
             }
-            match batch.entry(S::place(&job.operation, number)) {
-                Entry::Vacant(place) => {
+            let place = S::place(&job.operation, job.number);
+            match batch.binary_search_by(|(other, _)| other.cmp(&place)) {
+                Ok(first) => batch[first].1.others.push(job),
+                Err(position) => {
                     bytes += self.sending.bytes(&job.operation);
-                    place.insert(job);
+                    batch.insert(position, (place, job));
                 }
-                Entry::Occupied(mut first) => first.get_mut().others.push(job),
             }
         }
-        queue.waiting.append(&mut left);
-        batch.into_values().collect()
+        left.into_iter().rev().for_each(|job| queue.waiting.push_front(job));
+        drop(queue);
+        batch.into_iter().map(|(_, job)| job).collect()
     }
 
     async fn send(self: Arc<Self>, mut batch: Vec<Job<S>>, mut lead: Lead<S::Session>) {
@@ -271,7 +279,9 @@ struct Queued<'a, S: Sending> {
 impl<S: Sending> Queued<'_, S> {
     /// Removes the operation from the queue. Returns whether it was still there.
     fn leave(&self) -> bool {
-        lock(&self.batcher.queue).waiting.remove(&self.number).is_some()
+        let mut queue = lock(&self.batcher.queue);
+        let position = queue.position(self.number);
+        position.is_some_and(|position| queue.waiting.remove(position).is_some())
     }
 }
 

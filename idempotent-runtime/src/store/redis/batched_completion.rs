@@ -13,16 +13,14 @@ use crate::store::redis::scripts::Source;
 
 pub(super) struct Completion {
     pub(super) name: Vec<u8>,
-    pub(super) token: String,
     pub(super) value: String,
     pub(super) ttl: Duration,
     pub(super) message: String,
 }
 
 impl Completion {
-    pub(super) fn arguments(&self) -> [Argument<'_>; 4] {
-        let (token, value) = (Argument::Text(&self.token), Argument::Text(&self.value));
-        [token, value, Argument::span(self.ttl), Argument::Text(&self.message)]
+    pub(super) fn arguments(&self) -> [Argument<'_>; 2] {
+        [Argument::Text(&self.value), Argument::span(self.ttl)]
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -70,8 +68,9 @@ impl Sending for InScript {
 
     async fn send(&self, batch: &[Arc<Completion>], (): &mut ()) -> Result<Vec<Option<u32>>, RedisError> {
         let names: Vec<&[u8]> = batch.iter().map(|completion| &completion.name[..]).collect();
-        let mut arguments = Vec::with_capacity(3 + 4 * batch.len());
-        arguments.extend([&self.channel, &self.index, &self.claims].map(|text| Argument::Text(text)));
+        let messages: String = batch.iter().map(|completion| &*completion.message).collect();
+        let mut arguments = Vec::with_capacity(4 + 2 * batch.len());
+        arguments.extend([&self.channel, &self.index, &self.claims, &messages].map(|text| Argument::Text(text)));
         arguments.extend(batch.iter().flat_map(|completion| completion.arguments()));
         if let [_] = batch {
             return Ok(vec![Some(self.connection.run(&self.script, &names, &arguments).await?)]);

@@ -81,11 +81,11 @@ pub(super) fn may_be_claim(value: &[u8]) -> bool {
 }
 
 /// Returns the value of a first claim that expires, as the scripts read and write it too.
-pub(super) fn claimed(token: &str, request: &ClaimRequest) -> Vec<u8> {
+pub(super) fn claimed(request: &ClaimRequest) -> Vec<u8> {
     let mut text = Vec::with_capacity(HEAD);
     text.extend_from_slice(CLAIMED);
     text.extend_from_slice(br#","token":""#);
-    text.extend_from_slice(token.as_bytes());
+    write_hexadecimal(&request.token.as_u128().to_be_bytes(), &mut text);
     text.extend_from_slice(br#"","fingerprint":""#);
     write_hexadecimal(request.fingerprint.as_bytes(), &mut text);
     text.extend_from_slice(br#"","attempt":1"#);
