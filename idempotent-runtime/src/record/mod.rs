@@ -7,6 +7,8 @@ pub(crate) mod headers;
 pub(crate) mod protection;
 #[cfg(feature = "seal")]
 pub(crate) mod sealing;
+#[cfg(feature = "redis")]
+pub(crate) mod text;
 pub(crate) mod trailers;
 
 use std::fmt;
@@ -158,9 +160,12 @@ const UNWRITABLE_TIME: &str = "`recorded_at` is not within the years 1970 to 999
 
 /// Returns the time as text, or `None` outside of these years, for which `humantime` would panic.
 fn rfc3339(time: SystemTime) -> Option<String> {
+    is_writable(time).then(|| humantime::format_rfc3339_millis(time).to_string())
+}
+
+fn is_writable(time: SystemTime) -> bool {
     const YEAR_10000: u64 = 253_402_300_800;
-    let is_writable = time.duration_since(UNIX_EPOCH).is_ok_and(|since_epoch| since_epoch.as_secs() < YEAR_10000);
-    is_writable.then(|| humantime::format_rfc3339_millis(time).to_string())
+    time.duration_since(UNIX_EPOCH).is_ok_and(|since_epoch| since_epoch.as_secs() < YEAR_10000)
 }
 
 /// The version of the text form. A reader rejects any other version.

@@ -4,6 +4,7 @@ use std::time::Duration;
 #[cfg(feature = "__transactions")]
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::hexadecimal::hexadecimal;
 use crate::key::RecordKey;
 use crate::store::claim::Token;
 use crate::store::entry::{DamagedEntry, Entry, Page};
@@ -25,7 +26,7 @@ pub(super) fn span_millis(span: Duration) -> i64 {
 
 /// Formats a token as 32 hexadecimal digits.
 pub(crate) fn token_text(token: Token) -> String {
-    format!("{:032x}", token.as_u128())
+    hexadecimal(&token.as_u128().to_be_bytes())
 }
 
 /// Parses a token that [`token_text`] formatted.

@@ -43,10 +43,21 @@ impl Call {
     #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
     pub(super) fn hold_back() -> Arc<Self> {
         let call = CURRENT.try_with(Arc::clone).unwrap_or_else(|_| Self::of(&Arc::default()));
-        if call.changes(UNKNOWN, HELD_BACK) {
-            call.line.held_back.fetch_add(1, Ordering::Relaxed);
-        }
+        call.wait();
         call
+    }
+
+    /// Marks the current call as waiting and returns it, if the store is called through a registry.
+    #[cfg(feature = "redis")]
+    pub(super) fn hold_back_current() -> Option<Arc<Self>> {
+        Self::current().inspect(|call| call.wait())
+    }
+
+    #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+    fn wait(&self) {
+        if self.changes(UNKNOWN, HELD_BACK) {
+            self.line.held_back.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Returns the call that this task makes for a registry.

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use redis::{Cmd, RedisError, Value};
 
-use crate::store::batcher::{Batcher, Sending};
+use crate::store::batcher::Batcher;
 use crate::store::columns::span_millis;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::{LARGEST, MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
 use crate::store::redis::connection::Connection;
 use crate::store::redis::unawaited::Unawaited;
+use crate::store::sending::Sending;
 
 pub(super) struct BatchedClaim {
     pub(super) name: Vec<u8>,
-    pub(super) value: String,
+    pub(super) value: Vec<u8>,
     pub(super) ttl: Duration,
 }
 
@@ -30,7 +31,7 @@ impl BatchedClaim {
     /// Returns the value of another operation. If the connection broke, the command was sent twice, so the existing claim may be
     /// this one.
     pub(super) fn existing(&self, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
-        value.filter(|existing| existing != self.value.as_bytes())
+        value.filter(|existing| *existing != self.value)
     }
 }
 

@@ -5,24 +5,22 @@ use std::time::Duration;
 
 use redis::RedisError;
 
-use crate::store::batcher::Sending;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::{MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
 use crate::store::redis::connection::{Argument, Connection};
 use crate::store::redis::scripts::Source;
+use crate::store::sending::Sending;
 
 pub(super) struct Completion {
     pub(super) name: Vec<u8>,
-    pub(super) token: String,
     pub(super) value: String,
     pub(super) ttl: Duration,
     pub(super) message: String,
 }
 
 impl Completion {
-    pub(super) fn arguments(&self) -> [Argument<'_>; 4] {
-        let (token, value) = (Argument::Text(&self.token), Argument::Text(&self.value));
-        [token, value, Argument::span(self.ttl), Argument::Text(&self.message)]
+    pub(super) fn arguments(&self) -> [Argument<'_>; 2] {
+        [Argument::Text(&self.value), Argument::span(self.ttl)]
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -70,8 +68,9 @@ impl Sending for InScript {
 
     async fn send(&self, batch: &[Arc<Completion>], (): &mut ()) -> Result<Vec<Option<u32>>, RedisError> {
         let names: Vec<&[u8]> = batch.iter().map(|completion| &completion.name[..]).collect();
-        let mut arguments = Vec::with_capacity(3 + 4 * batch.len());
-        arguments.extend([&self.channel, &self.index, &self.claims].map(|text| Argument::Text(text)));
+        let messages: String = batch.iter().map(|completion| &*completion.message).collect();
+        let mut arguments = Vec::with_capacity(4 + 2 * batch.len());
+        arguments.extend([&self.channel, &self.index, &self.claims, &messages].map(|text| Argument::Text(text)));
         arguments.extend(batch.iter().flat_map(|completion| completion.arguments()));
         if let [_] = batch {
             return Ok(vec![Some(self.connection.run(&self.script, &names, &arguments).await?)]);

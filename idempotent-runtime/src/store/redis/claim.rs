@@ -17,16 +17,15 @@ use crate::store::redis::value;
 pub(super) async fn claim_by_set(
     inner: &Inner,
     key: &RecordKey,
-    token: &str,
     request: &ClaimRequest,
 ) -> Result<Option<Vec<u8>>, StoreError> {
-    let value = value::claimed(token, request);
+    let value = value::claimed(request);
     let claim = Arc::new(BatchedClaim { name: inner.name(key), value, ttl: request.ttl });
     let sending = inner.claiming.sending();
     let (mut lead, mut lost) = (None, None);
     if !inner.is_cluster() && claim.name.len() <= LARGEST && sending.expected() <= LARGEST {
-        let call = Call::hold_back();
-        match inner.claiming.submit(&claim, Some(Arc::clone(&call))).await? {
+        let call = Call::hold_back_current();
+        match inner.claiming.submit(&claim, call.clone()).await? {
             // The batch has sent the name to the index.
             Outcome::Answered(existing) => return Ok(existing),
             // The batch may have had its effect. A claim that is sent again recognises its own value.
@@ -34,7 +33,9 @@ pub(super) async fn claim_by_set(
             Outcome::Lost(error) => return Err(inner.error(Arc::unwrap_or_clone(error))),
             Outcome::Alone(own) => lead = own,
         }
-        call.send();
+        if let Some(call) = call {
+            call.send();
+        }
     }
     let answer = inner.connection.query(&claim.command()).await;
     // Kept until the claim is answered, so that other claims gather in the meantime.

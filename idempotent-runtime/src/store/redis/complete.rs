@@ -7,7 +7,6 @@ use crate::key::RecordKey;
 use crate::record::Record;
 use crate::store::batcher::Outcome;
 use crate::store::claim::Token;
-use crate::store::columns::token_text;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::LARGEST;
 use crate::store::redis::batched_completion::Completion;
@@ -24,8 +23,8 @@ pub(super) async fn complete(
     ttl: Duration,
 ) -> Result<u32, StoreError> {
     let (value, name) = (record_limit::value_of(inner, token, record)?, inner.name(key));
-    let (message, token) = (Inner::message_of(&name), token_text(token));
-    let completion = Arc::new(Completion { name, token, value, ttl, message });
+    let message = Inner::message_of(&name);
+    let completion = Arc::new(Completion { name, value, ttl, message });
     let mut lead = None;
     if inner.acknowledged.is_none() && !inner.is_cluster() && completion.bytes() <= LARGEST {
         match inner.completing.submit(&completion, None).await? {
@@ -36,7 +35,7 @@ pub(super) async fn complete(
     }
     let name = [&completion.name[..]];
     let claims = inner.claims_of(&completion.name);
-    let mut arguments = [&inner.channel, &inner.index, claims].map(Argument::Text).to_vec();
+    let mut arguments = [&inner.channel, &inner.index, claims, &completion.message].map(Argument::Text).to_vec();
     arguments.extend(completion.arguments());
     let answer = record_limit::write(inner, &inner.scripts.complete, &name, key, &completion.value, &arguments).await;
     // Kept until the completion is answered, so that others gather in the meantime.

@@ -61,7 +61,7 @@ impl Inner {
     /// Returns the message about the end of a claim: a digest of the name, as 64 hexadecimal digits. Channels have
     /// neither databases nor key patterns, so users who may not read the key may receive the message.
     pub(super) fn message_of(name: &[u8]) -> String {
-        hexadecimal(&Sha256::digest(name).into())
+        hexadecimal(&Sha256::digest(name))
     }
 
     /// Returns the set of claims that expire which contains this name.

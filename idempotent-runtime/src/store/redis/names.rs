@@ -25,6 +25,9 @@ pub(super) fn prefix(mut given: String) -> String {
 
 pub(super) fn of(prefix: &str, key: &RecordKey) -> Vec<u8> {
     let (scope, rest) = split(key.as_str());
+    if !scope.contains(':') && !key.as_str().bytes().any(|byte| matches!(byte, b'{' | b'}')) {
+        return [prefix, key.as_str()].concat().into_bytes();
+    }
     // A percent sign of the key is encoded too, so this text belongs to no other key.
     [prefix, &*encoded(scope, OF_SCOPE), &*encoded(rest, BRACES)].concat().into_bytes()
 }

@@ -96,10 +96,9 @@ impl RedisStore {
         if let Some(watch) = self.0.eviction.as_ref().filter(|_| !request.is_of_running) {
             watch.check(&self.0.connection)?;
         }
-        let token = token_text(request.token);
         let expires = request.after_crash.may_rerun();
         if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {
-            match claim_by_set(&self.0, key, &token, &request).await {
+            match claim_by_set(&self.0, key, &request).await {
                 Ok(None) => return Ok(Claim::Acquired { attempt: 1 }),
                 Ok(Some(existing)) if !value::may_be_claim(&existing) => return value::existing(&existing),
                 // The server must decide who has the claim and whether its lease has expired. A full server rejects the
@@ -108,6 +107,7 @@ impl RedisStore {
                 Err(error) => return Err(error),
             }
         }
+        let token = token_text(request.token);
         let (fingerprint, former) = (request.fingerprint.to_string(), request.other_fingerprint().to_string());
         let keys = [self.0.name(key), self.0.name_of_given_back(key, request.token)];
         let arguments = [

@@ -1,27 +1,27 @@
 //! The conversion of values to the types of the contract. A value that does not fit is damage, never a guess.
 
+use std::io::Write as _;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
+use crate::hexadecimal::write_hexadecimal;
 use crate::key::RecordKey;
+use crate::record::text::{self, Rest};
 use crate::record::{Record, VERSION};
 use crate::store::claim::{Claim, ClaimRequest, Token};
-use crate::store::columns::{span_millis, token_in, token_text};
+use crate::store::columns::{span_millis, token_in};
 use crate::store::entry::{Entry, EntryState};
 use crate::store::error::StoreError;
 
-/// The value of a record. Scripts and listings rely on the order of its fields, because a listing reads only the
-/// beginning and the end of a value.
-#[derive(Serialize)]
-struct Completed<'a> {
-    state: &'a str,
-    token: &'a str,
-    body_bytes: Option<u64>,
-    record: &'a Record,
-}
+// The value of a record. Scripts and listings rely on the order of its members, because a listing reads only the beginning
+// and the end of a value. The token follows the first of these, the number of bytes the second, and the record the last.
+const COMPLETED: &[u8] = br#"{"state":"completed","token":""#;
+const BODY_BYTES: &[u8] = br#"","body_bytes":"#;
+const NULL: &[u8] = b"null";
+const RECORD: &[u8] = br#","record":"#;
 
 /// The number of first bytes that a listing reads. They contain all of a claim, and everything before the headers of a
 /// record.
@@ -71,6 +71,8 @@ enum IsCompleted {
 /// The length of most records without their body, in bytes.
 const WITHOUT_BODY: usize = 768;
 
+const TOKEN_DIGITS: usize = 32;
+
 const CLAIMED: &[u8] = br#"{"state":"claimed""#;
 
 /// Returns whether the value begins like a claim.
@@ -79,23 +81,35 @@ pub(super) fn may_be_claim(value: &[u8]) -> bool {
 }
 
 /// Returns the value of a first claim that expires, as the scripts read and write it too.
-pub(super) fn claimed(token: &str, request: &ClaimRequest) -> String {
-    format!(
-        r#"{{"state":"claimed","token":"{token}","fingerprint":"{}","attempt":1,"lease":{},"ttl":{}}}"#,
-        request.fingerprint,
-        span_millis(request.lease),
-        span_millis(request.ttl)
-    )
+pub(super) fn claimed(request: &ClaimRequest) -> Vec<u8> {
+    let mut text = Vec::with_capacity(HEAD);
+    text.extend_from_slice(CLAIMED);
+    text.extend_from_slice(br#","token":""#);
+    write_hexadecimal(&request.token.as_u128().to_be_bytes(), &mut text);
+    text.extend_from_slice(br#"","fingerprint":""#);
+    write_hexadecimal(request.fingerprint.as_bytes(), &mut text);
+    text.extend_from_slice(br#"","attempt":1"#);
+    let (lease, ttl) = (span_millis(request.lease), span_millis(request.ttl));
+    write!(text, r#","lease":{lease},"ttl":{ttl}}}"#).expect("memory takes all of it");
+    text
 }
 
 /// Returns the value of a completed key.
 pub(crate) fn completed(token: Token, record: &Record) -> Result<String, StoreError> {
     let body_bytes = body_bytes(record);
-    let value = Completed { state: "completed", token: &token_text(token), body_bytes, record };
     // Most records fit, so the text need not be moved while it grows.
     let body_in_base64 = body_bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or_default() / 3 * 4);
     let mut text = Vec::with_capacity(WITHOUT_BODY + body_in_base64);
-    serde_json::to_writer(&mut text, &value).map_err(StoreError::unavailable)?;
+    text.extend_from_slice(COMPLETED);
+    write_hexadecimal(&token.as_u128().to_be_bytes(), &mut text);
+    text.extend_from_slice(BODY_BYTES);
+    match body_bytes {
+        Some(bytes) => write!(text, "{bytes}").map_err(StoreError::unavailable)?,
+        None => text.extend_from_slice(NULL),
+    }
+    text.extend_from_slice(RECORD);
+    text::write(record, &mut text).map_err(StoreError::unavailable)?;
+    text.push(b'}');
     String::from_utf8(text).map_err(StoreError::unavailable)
 }
 
@@ -108,8 +122,24 @@ pub(crate) fn existing(value: &[u8]) -> Result<Claim, StoreError> {
 }
 
 fn recorded(value: &[u8]) -> Result<Record, StoreError> {
+    if let Some(record) = as_written(value) {
+        return Ok(record);
+    }
     let RecordValue { body_bytes: told, record, .. } = parse(value).map_err(|error| newer(value).unwrap_or(error))?;
     if told == body_bytes(&record) { Ok(record) } else { Err(damaged("the body is not as long as the record says")) }
+}
+
+/// Reads a value that is just as [`completed`] writes most of them.
+fn as_written(value: &[u8]) -> Option<Record> {
+    let mut rest = Rest(value.strip_suffix(b"}")?);
+    rest.skip(COMPLETED)?;
+    let (token, after) = rest.0.split_at_checked(TOKEN_DIGITS)?;
+    rest.0 = after;
+    rest.skip(BODY_BYTES)?;
+    let told = if rest.skip(NULL).is_some() { None } else { Some(rest.number()?) };
+    rest.skip(RECORD)?;
+    let record = text::read(rest.0)?;
+    (token.iter().all(u8::is_ascii_hexdigit) && told == body_bytes(&record)).then_some(record)
 }
 
 /// Returns an error if a newer version of this library has written the record.

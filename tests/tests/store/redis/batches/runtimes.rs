@@ -71,7 +71,7 @@ async fn blocked_runtime_holds_up_no_batch_of_another() {
     assert!(queued.iter().all(is_first_attempt), "{queued:?}");
 }
 
-/// A claim joins the queue on one runtime, and its future continues on another one. It is sent by its own caller.
+/// A claim joins the queue on one runtime, and its future continues on another one.
 #[test]
 fn claim_that_moves_to_another_runtime_is_sent() {
     let (here, elsewhere) = (Runtime::new().expect("a runtime"), Runtime::new().expect("a runtime"));
@@ -86,6 +86,35 @@ fn claim_that_moves_to_another_runtime_is_sent() {
             let _entered = elsewhere.enter();
             assert!(claim.as_mut().now_or_never().is_none(), "the server stands still");
         }
+        server.signal("CONT");
+        let claim = tokio::time::timeout(PATIENCE, claim).await.expect("it is sent");
+        assert!(is_first_attempt(&claim), "{claim:?}");
+        let sent = answers(sent).await;
+        assert!(sent.iter().all(is_first_attempt), "{sent:?}");
+    });
+}
+
+/// A claim joins the queue on a runtime that ends before it has sent the claim. Its future continues on another runtime, and its
+/// caller sends it.
+#[test]
+fn claim_is_sent_after_its_runtime_ended_in_the_queue() {
+    let here = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    // Nothing drives this runtime, so its tasks never run.
+    let ended = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    here.block_on(async {
+        let server = RedisServer::start(&[]).await;
+        let store = connect(&server).await;
+        server.signal("STOP");
+        let sent = claim_all(&store, "sent", &requests()[..32]);
+        // Each task is polled once, so that the next claim has to wait.
+        tokio::task::yield_now().await;
+        let (moved, request) = (key("moved", 0), requests()[0]);
+        let mut claim = Box::pin(store.claim(&moved, request));
+        {
+            let _entered = ended.enter();
+            assert!(claim.as_mut().now_or_never().is_none(), "it waits");
+        }
+        ended.shutdown_background();
         server.signal("CONT");
         let claim = tokio::time::timeout(PATIENCE, claim).await.expect("it is sent");
         assert!(is_first_attempt(&claim), "{claim:?}");
