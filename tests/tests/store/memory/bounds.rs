@@ -244,7 +244,7 @@ fn it_forgets_on_in_another_runtime_when_the_first_one_is_gone() {
 }
 
 #[test]
-fn what_is_kept_outside_of_a_runtime_is_forgotten_in_the_next_one() {
+fn what_is_kept_without_a_runtime_is_forgotten_in_one() {
     let store = MemoryStore::new();
     keep(&store, 0, 0, Duration::from_millis(50)).now_or_never().expect("it answers at once");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
