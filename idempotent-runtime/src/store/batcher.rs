@@ -6,9 +6,11 @@
 //!
 //! A task that no caller owns takes the operations of its runtime from the queue and sends them. It is spawned for the first
 //! operation that waits, and ends when none is left. So a caller waits only for its answer, and a caller that is not polled holds
-//! up no other. A task that sends a batch ends when the batch is answered, or when all its callers have stopped waiting. If the batch has no answer for an operation, the caller sends that operation in a call of its own. If the server
-//! rejects the batch, the cause may be only one of the operations, and sending an operation again does no harm. So each caller
-//! then sends its own.
+//! up no other.
+//!
+//! The task of a batch ends when the batch is answered, or when all its callers have stopped waiting. If the batch has no answer for
+//! an operation, the caller sends that operation in a call of its own. If the server rejects the batch, the cause may be only one of
+//! the operations, and sending an operation again does no harm. So each caller then sends its own.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
