@@ -1,18 +1,16 @@
 //! Operations of many callers that go out together: as one statement, one script or one pipeline.
 //!
-//! While [`Sending::under_way`] calls are under way, further operations gather in a queue. When one of the calls is answered, the
-//! queued operations are sent together. If there are fewer callers, each caller sends its own operation at once and does not wait
-//! for other callers.
+//! While [`Sending::under_way`] calls are under way, further operations gather in a queue. When one of the calls is answered, a
+//! waiting caller sends the queued operations together. If there are fewer callers, each caller sends its own operation at once
+//! and does not wait for other callers.
 //!
-//! A task that no caller owns takes the operations of its runtime from the queue and sends them. It is spawned for the first
-//! operation that waits, and ends when none is left. So a caller waits only for its answer, and a caller that is not polled holds
-//! up no other.
-//!
-//! The task of a batch ends when the batch is answered, or when all its callers have stopped waiting. If the batch has no answer for
-//! an operation, the caller sends that operation in a call of its own. If the server rejects the batch, the cause may be only one of
-//! the operations, and sending an operation again does no harm. So each caller then sends its own.
+//! A batch is sent by a task that no caller owns. The task ends when the batch is answered, or when all its callers have stopped
+//! waiting. If the batch has no answer for an operation, the caller sends that operation in a call of its own. If the server
+//! rejects the batch, the cause may be only one of the operations, and sending an operation again does no harm. So each caller
+//! then sends its own.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,11 +20,60 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::deadline::Deadline;
 use crate::store::error::StoreError;
 use crate::store::line::Call;
-use crate::store::sending::Sending;
 use crate::sync::{Mutex, RuntimeId, current_runtime, lock};
 
 /// How long an operation waits for the calls under way. They may wait for a lock, or for an answer that never arrives.
 const PATIENCE: Duration = Duration::from_millis(5);
+
+/// How operations of one kind are sent.
+pub(super) trait Sending: Send + Sync + 'static {
+    type Operation: Send + Sync + 'static;
+
+    type Answer: Send + 'static;
+
+    /// What a call needs before it can be sent, such as a connection.
+    type Session: Send + 'static;
+
+    type Error: Send + Sync + 'static;
+
+    /// The place of an operation in a batch. Each place is taken once, by the first of its operations.
+    type Place: Ord;
+
+    /// The largest number of operations in one batch.
+    const MOST: usize;
+
+    /// A batch with this many bytes takes no further operation.
+    const MOST_BYTES: usize;
+
+    /// Returns the number of calls that are under way before further operations gather.
+    fn under_way(&self) -> usize;
+
+    /// Returns the place of the operation that joined the queue with this number.
+    fn place(operation: &Self::Operation, number: u64) -> Self::Place;
+
+    /// Returns the approximate number of bytes that the operation adds to the batch.
+    fn bytes(&self, operation: &Self::Operation) -> usize;
+
+    /// Waits for what the next call needs.
+    fn session(&self) -> impl Future<Output = Result<Self::Session, StoreError>> + Send;
+
+    /// Sends the operations, which are sorted by place. Returns an answer for each of them. An operation without an answer is sent
+    /// in a call of its own.
+    fn send(
+        &self,
+        batch: &[Arc<Self::Operation>],
+        session: &mut Self::Session,
+    ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, Self::Error>> + Send;
+
+    /// Returns whether the server has rejected the batch, or the batch was not sent, so that each operation may be sent by itself.
+    fn is_rejected(error: &Self::Error) -> bool;
+
+    /// Returns the error of a batch whose task ended before the answer, together with its runtime or by a panic.
+    fn lost_with_its_task() -> Self::Error;
+
+    /// Returns the answer for another operation with the same place that waited in the queue, if it needs no call of its own.
+    fn answer_of_another(answer: &Self::Answer) -> Option<Self::Answer>;
+}
 
 /// The right to send a call. While the permit is kept, further operations gather.
 pub(super) struct Lead<S> {
@@ -55,18 +102,11 @@ struct Queue<S: Sending> {
     /// The operations in the order of their numbers.
     waiting: VecDeque<Job<S>>,
     next_number: u64,
-    /// The runtimes that have a task which sends their operations. Every operation in the queue has one.
-    drivers: Vec<Option<RuntimeId>>,
 }
 
 impl<S: Sending> Queue<S> {
     fn position(&self, number: u64) -> Option<usize> {
         self.waiting.binary_search_by_key(&number, |job| job.number).ok()
-    }
-
-    /// Returns the number of the first operation of this runtime.
-    fn next_of(&self, runtime: Option<RuntimeId>) -> Option<u64> {
-        self.waiting.iter().find(|job| job.runtime == runtime).map(|job| job.number)
     }
 }
 
@@ -83,7 +123,7 @@ struct Job<S: Sending> {
 
 impl<S: Sending> Batcher<S> {
     pub(super) fn new(sending: S) -> Arc<Self> {
-        let queue = Mutex::new(Queue { waiting: VecDeque::new(), next_number: 0, drivers: Vec::new() });
+        let queue = Mutex::new(Queue { waiting: VecDeque::new(), next_number: 0 });
         let permits = Arc::new(Semaphore::new(sending.under_way()));
         Arc::new(Self { sending, permits, was_alone: AtomicBool::new(true), queue })
     }
@@ -92,7 +132,7 @@ impl<S: Sending> Batcher<S> {
     ///
     /// # Errors
     ///
-    /// If there is no session for an operation that need not wait. Then the operation was not sent.
+    /// If there is no session. Then the operation was not sent.
     ///
     /// # Cancel safety
     ///
@@ -107,7 +147,29 @@ impl<S: Sending> Batcher<S> {
             return Ok(Outcome::Alone(Some(Lead { _permit: Some(permit), ..self.connect().await? })));
         }
         let mut queued = self.enqueue(operation, call);
-        Ok((&mut queued.outcome).await.unwrap_or_else(|_| lost()))
+        loop {
+            let lead = tokio::select! {
+                biased;
+                outcome = &mut queued.outcome => return Ok(outcome.unwrap_or_else(|_| lost())),
+                lead = self.lead(queued.number) => lead,
+            };
+            let lead = match lead {
+                Ok(lead) => lead,
+                Err(error) if queued.leave() => return Err(error),
+                // Another caller has sent the operation in the meantime.
+                Err(_) => continue,
+            };
+            let batch = self.take(queued.number);
+            let is_alone = matches!(&batch[..], [job] if job.others.is_empty());
+            if !batch.is_empty() {
+                self.was_alone.store(is_alone, Ordering::Relaxed);
+            }
+            match &batch[..] {
+                [] => {}
+                [job] if is_alone && job.number == queued.number => return Ok(Outcome::Alone(Some(lead))),
+                _ => drop(tokio::spawn(Arc::clone(self).send(batch, lead))),
+            }
+        }
     }
 
     #[cfg(feature = "redis")]
@@ -126,34 +188,41 @@ impl<S: Sending> Batcher<S> {
         if is_alone { Arc::clone(&self.permits).try_acquire_owned().ok() } else { None }
     }
 
-    fn enqueue(self: &Arc<Self>, operation: &Arc<S::Operation>, call: Option<Arc<Call>>) -> Queued<'_, S> {
+    async fn lead(&self, number: u64) -> Result<Lead<S::Session>, StoreError> {
+        let permit = Deadline::after(PATIENCE).bound(Arc::clone(&self.permits).acquire_owned()).await;
+        if lock(&self.queue).position(number).is_none() {
+            // Another caller has sent the operation.
+            drop(permit);
+            return pending().await;
+        }
+        let lead = Lead { _permit: permit.and_then(Result::ok), ..self.connect().await? };
+        // Other tasks that became ready at the same time can add their operations first.
+        tokio::task::yield_now().await;
+        Ok(lead)
+    }
+
+    fn enqueue(&self, operation: &Arc<S::Operation>, call: Option<Arc<Call>>) -> Queued<'_, S> {
         let (reply, outcome) = oneshot::channel();
-        let (operation, runtime) = (Arc::clone(operation), current_runtime());
         let mut queue = lock(&self.queue);
         queue.next_number += 1;
         let number = queue.next_number;
-        queue.waiting.push_back(Job { number, operation, call, runtime, reply, others: Vec::new() });
-        let has_driver = queue.drivers.contains(&runtime);
-        if !has_driver {
-            queue.drivers.push(runtime);
-        }
-        drop(queue);
-        if !has_driver {
-            drop(tokio::spawn(Driver { batcher: Arc::clone(self), runtime, is_over: false }.drive()));
-        }
+        let (operation, runtime) = (Arc::clone(operation), current_runtime());
+        let job = Job { number, operation, call, runtime, reply, others: Vec::new() };
+        queue.waiting.push_back(job);
         Queued { batcher: self, number, outcome }
     }
 
-    /// Takes the operations of the next batch from the queue, sorted by place. `driver` is over if the queue has no further
-    /// operation of its runtime.
-    fn take(&self, driver: &mut Driver<S>) -> Vec<Job<S>> {
+    /// Takes the operations of the next batch from the queue, sorted by place. The operation `own` of the caller is taken on any
+    /// runtime: a request may continue on another one than the one on which it joined the queue.
+    fn take(&self, own: u64) -> Vec<Job<S>> {
+        let runtime = current_runtime();
         let (mut batch, mut left, mut bytes) = (Vec::<(S::Place, Job<S>)>::new(), Vec::new(), 0);
         let mut queue = lock(&self.queue);
         while batch.len() < S::MOST
             && bytes < S::MOST_BYTES
             && let Some(job) = queue.waiting.pop_front()
         {
-            if job.runtime != driver.runtime {
+            if job.runtime != runtime && job.number != own {
                 left.push(job);
                 continue;
             }
@@ -170,10 +239,6 @@ impl<S: Sending> Batcher<S> {
             }
         }
         left.into_iter().rev().for_each(|job| queue.waiting.push_front(job));
-        driver.is_over = queue.next_of(driver.runtime).is_none();
-        if driver.is_over {
-            queue.drivers.retain(|runtime| *runtime != driver.runtime);
-        }
         drop(queue);
         batch.into_iter().map(|(_, job)| job).collect()
     }
@@ -204,71 +269,6 @@ impl<S: Sending> Batcher<S> {
     }
 }
 
-/// The task that sends the operations of one runtime.
-struct Driver<S: Sending> {
-    batcher: Arc<Batcher<S>>,
-    runtime: Option<RuntimeId>,
-    is_over: bool,
-}
-
-impl<S: Sending> Driver<S> {
-    async fn drive(mut self) {
-        let batcher = Arc::clone(&self.batcher);
-        while !self.is_over {
-            let last = lock(&batcher.queue).next_number;
-            let permits = Arc::clone(&batcher.permits);
-            let mut permit = Deadline::after(PATIENCE).bound(permits.acquire_owned()).await.and_then(Result::ok);
-            let is_late = permit.is_none();
-            // The operations that have waited for so long are sent without a permit.
-            while !self.is_over {
-                // If there is no session, each caller begins one of its own, and gets the error of that.
-                let Ok(lead) = batcher.connect().await else { return };
-                // Tasks that became ready at the same time can add their operations first.
-                tokio::task::yield_now().await;
-                self.send_next(Lead { _permit: permit.take(), ..lead }).await;
-                if !is_late || lock(&batcher.queue).next_of(self.runtime).is_none_or(|next| next > last) {
-                    break;
-                }
-            }
-        }
-    }
-
-    async fn send_next(&mut self, lead: Lead<S::Session>) {
-        let batcher = Arc::clone(&self.batcher);
-        let mut batch = batcher.take(self);
-        if batch.is_empty() {
-            return;
-        }
-        let is_alone = matches!(&batch[..], [job] if job.others.is_empty());
-        batcher.was_alone.store(is_alone, Ordering::Relaxed);
-        if is_alone {
-            batch.remove(0).settle(Outcome::Alone(Some(lead)));
-        } else if self.is_over {
-            batcher.send(batch, lead).await;
-        } else {
-            drop(tokio::spawn(batcher.send(batch, lead)));
-        }
-    }
-}
-
-/// If the task ends with its runtime, or has no session, a caller may continue on another runtime. Its operation was not sent.
-impl<S: Sending> Drop for Driver<S> {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        let mut queue = lock(&self.batcher.queue);
-        queue.drivers.retain(|runtime| *runtime != self.runtime);
-        let (ours, others) = queue.waiting.drain(..).partition(|job| job.runtime == self.runtime);
-        queue.waiting = others;
-        drop(queue);
-        let ours: VecDeque<Job<S>> = ours;
-        for job in ours {
-            job.settle(Outcome::Alone(None));
-        }
-    }
-}
-
 /// A place in the queue. The operation leaves the queue when this is dropped.
 struct Queued<'a, S: Sending> {
     batcher: &'a Batcher<S>,
@@ -276,12 +276,18 @@ struct Queued<'a, S: Sending> {
     outcome: oneshot::Receiver<Outcome<S>>,
 }
 
+impl<S: Sending> Queued<'_, S> {
+    /// Removes the operation from the queue. Returns whether it was still there.
+    fn leave(&self) -> bool {
+        let mut queue = lock(&self.batcher.queue);
+        let position = queue.position(self.number);
+        position.is_some_and(|position| queue.waiting.remove(position).is_some())
+    }
+}
+
 impl<S: Sending> Drop for Queued<'_, S> {
     fn drop(&mut self) {
-        let mut queue = lock(&self.batcher.queue);
-        if let Some(position) = queue.position(self.number) {
-            let _ = queue.waiting.remove(position);
-        }
+        self.leave();
     }
 }
 

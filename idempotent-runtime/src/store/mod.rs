@@ -47,8 +47,6 @@ pub(crate) mod redis;
 pub(crate) mod resolution;
 #[cfg(feature = "__transactions")]
 pub(crate) mod row;
-#[cfg(any(feature = "postgres", feature = "redis"))]
-mod sending;
 mod shared;
 mod shortage;
 #[cfg(feature = "sqlite")]

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use sqlx::postgres::PgRow;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::store::batcher::Batcher;
+use crate::store::batcher::{Batcher, Sending};
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::{is_rejected, store_error};
 use crate::store::postgres::own::OwnConnection;
 use crate::store::postgres::pools::Pools;
 use crate::store::postgres::statements::{Query, Statement};
-use crate::store::sending::Sending;
 
 /// The number of statements for one kind of operation that are under way before further operations gather. It is lower for a small
 /// pool: at most half of the pool's connections. On a machine of its own, PostgreSQL serves a few small statements side by side

@@ -5,7 +5,7 @@ use std::io;
 use redis::RedisError;
 
 /// The number of calls for one kind of operation that are under way before further operations gather.
-pub(super) const UNDER_WAY: usize = 3;
+pub(super) const UNDER_WAY: usize = 2;
 
 /// The largest number of operations in one batch. The server runs a script as a whole, and serves no other client meanwhile.
 pub(super) const MOST: usize = 32;

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use redis::{Cmd, RedisError, Value};
 
-use crate::store::batcher::Batcher;
+use crate::store::batcher::{Batcher, Sending};
 use crate::store::columns::span_millis;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::{LARGEST, MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
 use crate::store::redis::connection::Connection;
 use crate::store::redis::unawaited::Unawaited;
-use crate::store::sending::Sending;
 
 pub(super) struct BatchedClaim {
     pub(super) name: Vec<u8>,

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use redis::RedisError;
 
+use crate::store::batcher::Sending;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::{MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
 use crate::store::redis::connection::{Argument, Connection};
 use crate::store::redis::scripts::Source;
-use crate::store::sending::Sending;
 
 pub(super) struct Completion {
     pub(super) name: Vec<u8>,

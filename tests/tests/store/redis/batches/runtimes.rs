@@ -71,7 +71,7 @@ async fn blocked_runtime_holds_up_no_batch_of_another() {
     assert!(queued.iter().all(is_first_attempt), "{queued:?}");
 }
 
-/// A claim joins the queue on one runtime, and its future continues on another one.
+/// A claim joins the queue on one runtime, and its future continues on another one. It is sent by its own caller.
 #[test]
 fn claim_that_moves_to_another_runtime_is_sent() {
     let (here, elsewhere) = (Runtime::new().expect("a runtime"), Runtime::new().expect("a runtime"));
