@@ -1,15 +1,20 @@
 //! Forwarded requests: a handler sends parts of its request through its own router.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::Uri;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::post;
 use idempotent_runtime::store::MemoryStore;
 use idempotent_runtime::{IdempotencyLayer, Policy, Registry, idempotent};
-use idempotent_tests::{Server, answer};
+use idempotent_tests::{PATIENCE, Server, answer};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 #[idempotent(scope = "identity-accounts", shared_scope, required)]
@@ -99,4 +104,41 @@ async fn a_forwarded_request_is_known_by_the_prefix_that_was_stripped() {
     for path in ["/batch", "/batch/charge"] {
         assert_eq!(server.post_with_key(path, path).await.text(), "false false", "{path}");
     }
+}
+
+/// A handler that runs until it is let go.
+#[derive(Clone, Default)]
+struct Held {
+    runs: Arc<AtomicUsize>,
+    begun: Arc<Notify>,
+    let_go: Arc<Notify>,
+}
+
+#[idempotent(scope = "forwarded-held")]
+async fn held(State(held): State<Held>, _body: String) {
+    held.runs.fetch_add(1, Ordering::SeqCst);
+    held.begun.notify_one();
+    held.let_go.notified().await;
+}
+
+/// The function gets the head of a request before the guard has passed the request on.
+#[tokio::test]
+async fn copy_that_the_caller_function_kept_is_a_duplicate() {
+    let (state, kept) = (Held::default(), Arc::<Mutex<Vec<Parts>>>::default());
+    let keeping = Arc::clone(&kept);
+    let registry = Registry::builder(MemoryStore::new()).caller(move |parts| {
+        keeping.lock().expect("nothing panics").push(parts.clone());
+        Some("alice".to_owned())
+    });
+    let app = Router::new().route("/", post(held)).with_state(state.clone()).layer(registry.build().layer());
+    let request = Request::post("/").header("idempotency-key", "k").body(Body::empty()).expect("it is well-formed");
+    let first = tokio::spawn(app.clone().oneshot(request));
+    state.begun.notified().await;
+    let copy = kept.lock().expect("nothing panics").pop().expect("the function was called");
+    let second =
+        timeout(PATIENCE, app.oneshot(Request::from_parts(copy, Body::empty()))).await.expect("it is answered");
+    assert_eq!(second.expect("a router answers").status(), StatusCode::CONFLICT);
+    state.let_go.notify_one();
+    assert_eq!(first.await.expect("it ends").expect("a router answers").status(), StatusCode::OK);
+    assert_eq!(state.runs.load(Ordering::SeqCst), 1);
 }
