@@ -4,13 +4,13 @@ use std::sync::mpsc;
 use std::thread;
 
 use futures_util::FutureExt as _;
-use idempotent_runtime::store::{Claim, Store};
+use idempotent_runtime::store::{Claim, Held, Store};
 use idempotent_tests::PATIENCE;
 use idempotent_tests::redis::RedisServer;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use super::{answers, claim_all, connect, is_first_attempt, key, requests};
+use super::{answers, assert_claimed, body, claim_all, complete_all, connect, is_first_attempt, key, record, requests};
 
 /// The runtime ends while its claims are in batches. Claims of another runtime are answered. The ended runtime's claims may have
 /// taken effect: with their tokens, they are acquired once.
@@ -94,31 +94,34 @@ fn claim_that_moves_to_another_runtime_is_sent() {
     });
 }
 
-/// A claim joins the queue on a runtime that ends before it has sent the claim. Its future continues on another runtime, and its
-/// caller sends it.
+/// A completion joins the queue on a runtime that ends before it has sent the completion. Its future continues on another runtime,
+/// and its caller sends it.
 #[test]
-fn claim_is_sent_after_its_runtime_ended_in_the_queue() {
+fn completion_is_sent_after_its_runtime_ended_in_the_queue() {
     let here = Builder::new_current_thread().enable_all().build().expect("a runtime");
     // Nothing drives this runtime, so its tasks never run.
     let ended = Builder::new_current_thread().enable_all().build().expect("a runtime");
     here.block_on(async {
         let server = RedisServer::start(&[]).await;
         let store = connect(&server).await;
+        let (held, moved) = (requests(), requests()[0]);
+        assert_claimed(&store, "held", &held).await;
+        assert!(is_first_attempt(&store.claim(&key("moved", 0), moved).await));
         server.signal("STOP");
-        let sent = claim_all(&store, "sent", &requests()[..32]);
-        // Each task is polled once, so that the next claim has to wait.
+        let sent = complete_all(&store, "held", &held[..32], 10);
+        // Each task is polled once, so that the next completion has to wait.
         tokio::task::yield_now().await;
-        let (moved, request) = (key("moved", 0), requests()[0]);
-        let mut claim = Box::pin(store.claim(&moved, request));
+        let moved_key = key("moved", 0);
+        let mut completion = Box::pin(store.complete(&moved_key, moved.token, record(body(0, 10)), moved.ttl));
         {
             let _entered = ended.enter();
-            assert!(claim.as_mut().now_or_never().is_none(), "it waits");
+            assert!(completion.as_mut().now_or_never().is_none(), "it waits");
         }
         ended.shutdown_background();
         server.signal("CONT");
-        let claim = tokio::time::timeout(PATIENCE, claim).await.expect("it is sent");
-        assert!(is_first_attempt(&claim), "{claim:?}");
+        let completed = tokio::time::timeout(PATIENCE, completion).await.expect("it is sent");
+        assert!(matches!(completed, Ok(Held::Yes)), "{completed:?}");
         let sent = answers(sent).await;
-        assert!(sent.iter().all(is_first_attempt), "{sent:?}");
+        assert!(sent.iter().all(|held| matches!(held, Ok(Held::Yes))), "{sent:?}");
     });
 }
