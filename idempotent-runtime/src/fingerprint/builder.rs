@@ -77,14 +77,8 @@ impl Pieces {
         if let Some(place) = self.place(text.len()) {
             place.copy_from_slice(text);
             place.make_ascii_lowercase();
-            return;
-        }
-        let mut lower = [0; 32];
-        for chunk in text.chunks(lower.len()) {
-            let lower = &mut lower[..chunk.len()];
-            lower.copy_from_slice(chunk);
-            lower.make_ascii_lowercase();
-            self.update(lower);
+        } else {
+            self.update(&text.to_ascii_lowercase());
         }
     }
 

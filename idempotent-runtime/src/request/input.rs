@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::{BoxError, RequestExt};
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, LengthLimitError};
@@ -180,17 +181,13 @@ impl ClaimInput {
             Reads::Json => Some(BodyForm::Json),
         };
         if let Some(form) = form {
-            self.body = match self.body_limit_of_caller(is_small(request), registry) {
-                None => read(request, form, limit).await,
-                Some((permits, caller)) => {
-                    Box::pin(async {
-                        match permits.read_body(caller).await {
-                            Some(_permit) => read(request, form, limit).await,
-                            None => InputBody::NotPermitted,
-                        }
-                    })
-                    .await
-                }
+            let limited = self.body_limit_of_caller(is_small(request), registry);
+            // Boxed, so that the future of the handler stays small.
+            let permit = OptionFuture::from(limited.map(|(permits, caller)| Box::pin(permits.read_body(caller)))).await;
+            // The permit is held while the body is read.
+            self.body = match &permit {
+                Some(None) => InputBody::NotPermitted,
+                None | Some(Some(_)) => read(request, form, limit).await,
             };
         }
         if matches!(self.body, InputBody::NotRead | InputBody::NotPermitted) {
