@@ -24,6 +24,8 @@ pub(crate) mod open;
 pub(crate) mod savepoint;
 #[cfg(feature = "__transactions")]
 pub(crate) mod slot;
+#[cfg(feature = "__transactions")]
+pub(crate) mod transactional_store;
 pub(crate) mod transactions;
 #[cfg(feature = "__transactions")]
 pub(crate) mod tx;

@@ -1,7 +1,7 @@
 //! Holds the transaction while the handler does not use it.
 
-use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
 use sqlx::Database;
@@ -9,11 +9,10 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
-use crate::key::RecordKey;
 use crate::observe::op::Op;
 use crate::policy::values::Isolation;
 use crate::retries::Retries;
-use crate::store::claim::{Claim, Held, Token};
+use crate::store::claim::{Claim, Held};
 use crate::store::error::StoreError;
 use crate::store::handle::StoreHandle;
 use crate::sync::{Mutex, lock};
@@ -21,77 +20,50 @@ use crate::transaction::contract::HandlerTransaction;
 use crate::transaction::error::{Aborted, Committed, Conflict, Ended, ReadOnly, TransactionError, Violated, is};
 use crate::transaction::faults::Faults;
 use crate::transaction::open::Open;
-use crate::transaction::transactions::{
-    CommittedRecords, Holder, Recording, TransactionPhase, Transactions, TxClaimRequest,
-};
+use crate::transaction::transactional_store::{ClaimInTransaction, TransactionalStore};
+use crate::transaction::transactions::{CommittedRecords, Recording, TransactionPhase, Transactions, TxClaimRequest};
 
-/// A store that can write records in the handler's transaction.
-pub(crate) trait TransactionalStore<DB: Database>: Send + Sync + 'static {
-    /// Begins a transaction.
-    fn begin(&self, isolation: Option<Isolation>) -> BoxFuture<'_, Result<Open<DB>, StoreError>>;
+const NOT_OPEN: &str = "no transaction is open: write `#[idempotent]` on the handler, and use its `Tx` only in the handler's body, before \
+     the handler answers";
 
-    /// Claims the key until the transaction ends. No other request gets the key before that.
-    fn claim<'a>(&'a self, claim: TxClaimRequest<'a>) -> BoxFuture<'a, Result<ClaimInTransaction<DB>, StoreError>>;
-
-    /// Writes the record. Returns [`Held::No`] if the key has another entry now.
-    fn record<'a>(
-        &'a self,
-        open: &'a mut Open<DB>,
-        recording: &'a Recording,
-    ) -> BoxFuture<'a, Result<Held, StoreError>>;
-
-    /// Returns whether [`record_and_commit`](Self::record_and_commit) does both in one call, for the transaction that is open now.
-    fn records_with_commit(&self) -> bool {
-        false
-    }
-
-    /// Writes the record and commits, both in one call of the database. Returns false if the key has a row that must be replaced;
-    /// then nothing is written yet. After an error, it is unknown whether the transaction is committed.
-    fn record_and_commit<'a>(
-        &'a self,
-        open: &'a mut Open<DB>,
-        recording: &'a Recording,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        let _ = (open, recording);
-        Box::pin(ready(Ok(false)))
-    }
-
-    /// Returns whether the key has the record of `token`. Fails while the transaction of `token` may still run.
-    fn is_recorded<'a>(&'a self, key: &'a RecordKey, token: Token) -> BoxFuture<'a, Result<bool, StoreError>>;
+pub(crate) struct Slot<DB: Database> {
+    open: Mutex<Option<Open<DB>>>,
+    /// The number of living [`Tx`](crate::Tx). Each of them can take the transaction.
+    users: AtomicUsize,
 }
-
-pub(crate) enum ClaimInTransaction<DB: Database> {
-    Acquired { attempt: u32, open: Open<DB> },
-    Existing(Claim),
-}
-
-impl Transactions {
-    pub(crate) fn of<DB: Database, S: TransactionalStore<DB> + Holder>(store: Arc<S>) -> Self {
-        let holder: Arc<dyn Holder> = store.clone();
-        let store: Arc<dyn TransactionalStore<DB>> = store;
-        Self { database: DB::NAME, store: Arc::new(store), holder, faults: None, records: None }
-    }
-}
-
-pub(crate) struct Slot<DB: Database>(Mutex<Option<Open<DB>>>);
 
 impl<DB: Database> Default for Slot<DB> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self { open: Mutex::default(), users: AtomicUsize::new(0) }
     }
 }
 
 impl<DB: Database> Slot<DB> {
+    pub(super) fn enter(&self) {
+        self.users.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn leave(&self) {
+        self.users.fetch_sub(1, Ordering::SeqCst);
+    }
+
     pub(super) fn put(&self, open: Open<DB>) {
-        *lock(&self.0) = Some(open);
+        *lock(&self.open) = Some(open);
     }
 
     fn take(&self) -> Option<Open<DB>> {
-        lock(&self.0).take()
+        lock(&self.open).take()
     }
 
     pub(super) fn take_begun(&self) -> Open<DB> {
-        self.take().expect("the transaction has begun: `Tx` is used in the body of a handler with `#[idempotent]`")
+        self.take().expect(NOT_OPEN)
+    }
+
+    /// Takes the transaction to commit it. Fails if the handler has kept its `Tx`, even one that it has not used: a statement that
+    /// it sends later would be in no transaction.
+    fn take_to_commit(&self) -> Result<Open<DB>, TransactionError> {
+        let open = self.take().ok_or(TransactionError::Kept)?;
+        if self.users.load(Ordering::SeqCst) > 0 { Err(TransactionError::Kept) } else { Ok(open) }
     }
 
     fn transactions(store: &StoreHandle) -> Result<Found<DB>, TransactionError> {
@@ -166,7 +138,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                     records.committed(recording, asked_at);
                 }
             };
-            let mut open = self.take().ok_or(TransactionError::Kept)?;
+            let mut open = self.take_to_commit()?;
             let verified = store.timed(Op::Verify, open.prove()).await;
             if let (Ok(()), Some(recording), None) = (&verified, recording, &faults.0)
                 && transactions.records_with_commit()

@@ -85,13 +85,14 @@ use crate::transaction::slot::Slot;
 /// - A serialization failure or a deadlock, at `COMMIT` or in a statement on the [`TxConnection`], is 503
 ///   `transaction_conflict` with `Retry-After: 0`, whatever the handler answers. With `isolation`, an error that
 ///   aborted the transaction and that the engine did not see gets the same answer.
-/// - If the handler answers with a recorded status, the client gets 500 `transaction_failed` in three cases: the
-///   transaction ended while the handler ran, another error aborted it, or a deferred constraint fails at its end.
+/// - If the handler answers with a recorded status, the client gets 500 `transaction_failed` in four cases: the
+///   transaction ended while the handler ran, another error aborted it, a deferred constraint fails at its end, or the
+///   handler has kept its `Tx`, in another task or in the response.
 ///
 /// # Panics
 ///
-/// Dereferencing panics if no engine has begun the transaction: in a handler without `#[idempotent]`, and in the
-/// expressions of the attribute, which run before the claim.
+/// Dereferencing panics if no transaction is open: in a handler without `#[idempotent]`, in an extractor and in the
+/// expressions of the attribute, which run before the claim, and after the handler has answered.
 ///
 /// # Examples
 ///
@@ -115,7 +116,12 @@ pub struct Tx<DB: Database> {
 impl<DB: Database> Tx<DB> {
     /// Returns the transaction that the guard begins in this slot.
     pub(crate) fn of(slot: Arc<Slot<DB>>) -> Self {
-        Self { slot, open: OnceLock::new() }
+        Self::with(slot, OnceLock::new())
+    }
+
+    fn with(slot: Arc<Slot<DB>>, open: OnceLock<TxConnection<DB>>) -> Self {
+        slot.enter();
+        Self { slot, open }
     }
 }
 
@@ -141,13 +147,14 @@ impl<DB: Database> Drop for Tx<DB> {
         if let Some(TxConnection(open)) = self.open.take() {
             self.slot.put(open);
         }
+        self.slot.leave();
     }
 }
 
 /// For unit tests that call the handler. The handler's writes are rolled back when it ends.
 impl<DB: Database> From<Transaction<'static, DB>> for Tx<DB> {
     fn from(transaction: Transaction<'static, DB>) -> Self {
-        Self { slot: Arc::default(), open: OnceLock::from(TxConnection(Open::given(transaction))) }
+        Self::with(Arc::default(), OnceLock::from(TxConnection(Open::given(transaction))))
     }
 }
 

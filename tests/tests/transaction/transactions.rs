@@ -129,6 +129,16 @@ macro_rules! transactions_of {
                 "done".to_owned()
             }
 
+            /// Spawns a task that uses the transaction for the first time when the handler has answered.
+            #[idempotent(scope = "keeps-unused", shared_scope)]
+            async fn keeps_unused(mut tx: Tx<$database>, State(runs): State<Runs>) -> String {
+                tokio::spawn(async move {
+                    runs.run().await;
+                    insert(&mut tx, "late").await;
+                });
+                "done".to_owned()
+            }
+
             /// Extracts two transactions. With two `Tx` arguments, a handler does not compile.
             #[derive(FromRequestParts)]
             struct Two {
@@ -155,6 +165,7 @@ macro_rules! transactions_of {
                     .route("/savepoints", post(savepoints))
                     .route("/unused", post(unused))
                     .route("/keeps", post(keeps))
+                    .route("/keeps-unused", post(keeps_unused))
                     .route("/two", post(two))
                     .route("/not-annotated", post(not_annotated))
                     .with_state(runs.clone())
@@ -334,15 +345,18 @@ macro_rules! transactions_of {
                 let runs = Runs::held();
                 let bench = Bench::new(&runs).await;
                 let logs = Logs::collect();
-                let kept = bench.post("/keeps", "k", "").await;
-                assert_eq!(
-                    (kept.status, kept.rejection().as_str()),
-                    (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed")
-                );
-                let errors = logs.of_level("ERROR");
-                assert!(errors.iter().any(|line| line.contains("did not give its `Tx` back")), "{errors:?}");
-                runs.let_finish(1);
-                runs.until_finished(1).await;
+                for (number, path) in (1..).zip(["/keeps", "/keeps-unused"]) {
+                    let kept = bench.post(path, "k", "").await;
+                    assert_eq!(
+                        (kept.status, kept.rejection().as_str()),
+                        (StatusCode::INTERNAL_SERVER_ERROR, "transaction_failed")
+                    );
+                    let errors = logs.of_level("ERROR");
+                    let told = errors.iter().filter(|line| line.contains("did not give its `Tx` back"));
+                    assert_eq!(told.count(), number, "{errors:?}");
+                    runs.let_finish(1);
+                    runs.until_finished(number).await;
+                }
                 let after = eventually(
                     async || bench.post("/unused", "after", "").await.status,
                     |&status| status == StatusCode::OK,

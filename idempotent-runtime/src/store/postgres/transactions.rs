@@ -28,7 +28,7 @@ use crate::store::postgres::row::{HeldInTransaction, digest};
 use crate::store::postgres::store::PostgresStore;
 use crate::store::row::Columns as _;
 use crate::transaction::open::Open;
-use crate::transaction::slot::{ClaimInTransaction, TransactionalStore};
+use crate::transaction::transactional_store::{ClaimInTransaction, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording, TxClaimRequest};
 
 impl Holder for PostgresStore {

@@ -24,7 +24,7 @@ use crate::store::sqlite::locked::{Decided, decide_claim, keep};
 use crate::store::sqlite::schema;
 use crate::store::sqlite::store::SqliteStore;
 use crate::transaction::open::Open;
-use crate::transaction::slot::{ClaimInTransaction, TransactionalStore};
+use crate::transaction::transactional_store::{ClaimInTransaction, TransactionalStore};
 use crate::transaction::transactions::{Holder, Recording, TxClaimRequest};
 
 impl Holder for SqliteStore {
