@@ -205,8 +205,10 @@ impl KeyedRequest {
             self.store.give_back(&self.stored_key, &self.request);
         }
         // No policy allows a run if the key may have a record that cannot be read, or if another request runs. And a
-        // client that fills the store must not cause the retries of other clients to run.
-        let may_run = self.may_run_unguarded() && error.is_unreachable();
+        // client that fills the store must not cause the retries of other clients to run. A handler that runs unguarded ends
+        // with its client, so it does not begin after its client has left.
+        let is_abandoned = self.admission.execution.run.detach_state.is_abandoned();
+        let may_run = self.may_run_unguarded() && error.is_unreachable() && !is_abandoned;
         match may_run.then(|| self.running_here()) {
             Some(None) => NextAction::RunUnguarded,
             Some(Some(RunningHandler::AnotherRequest(fingerprint))) => {

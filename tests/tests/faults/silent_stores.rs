@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::routing::post;
 use idempotent_runtime::store::SqliteStore;
 use idempotent_runtime::{Registry, Tx, idempotent};
 use idempotent_tests::sqlite::SqliteFile;
-use idempotent_tests::{Runs, Server, answer, eventually, leave_a_claim};
+use idempotent_tests::{Fault, FaultyStore, PATIENCE, Runs, Server, answer, eventually, leave_a_claim};
 use sqlx::Sqlite;
+use tower::ServiceExt as _;
 
 /// The runs of the handlers with `on_store_error = "run"`, and those of the handler that holds the lock.
 type Shop = (Runs, Runs);
@@ -81,4 +83,30 @@ async fn request_in_flight_in_a_blocked_thread_runs_once() {
         assert_eq!(request().await.text(), done.text());
         assert_eq!(shop.0.started(), number + 1, "{done:?}");
     }
+}
+
+/// Without a key, a handler ends with its client, and an unguarded one does too. So it must not begin after its client has left:
+/// each impatient retry would run it once more.
+#[tokio::test]
+async fn client_that_leaves_a_silent_store_runs_nothing_unguarded() {
+    let (shop, store) = ((Runs::free(), Runs::free()), FaultyStore::new());
+    store.on_claim(Fault::Hangs);
+    store.on_get(Fault::Hangs);
+    let registry = Registry::builder(store.clone()).store_timeout(Duration::from_millis(500)).build();
+    let app = Router::new().route("/runs", post(runs_unguarded)).with_state(shop.clone()).layer(registry.layer());
+    let send = || {
+        let request = Request::post("/runs").header("host", "127.0.0.1").header("idempotency-key", "k");
+        app.clone().oneshot(request.body(Body::empty()).expect("a well-formed request"))
+    };
+    for asked in 1..=3 {
+        let leaving = tokio::spawn(send());
+        eventually(async || store.claims(), |&claims| claims == asked).await;
+        leaving.abort();
+        assert!(leaving.await.expect_err("it is aborted").is_cancelled());
+    }
+    assert_eq!(registry.drain(PATIENCE).await, 0, "all claims end");
+    assert_eq!(shop.0.started(), 0);
+    // A client that stays gets its answer.
+    assert_eq!(send().await.expect("infallible").status(), axum::http::StatusCode::OK);
+    assert_eq!(shop.0.started(), 1);
 }
