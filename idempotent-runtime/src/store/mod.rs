@@ -21,7 +21,7 @@
 #[cfg(feature = "__transactions")]
 pub(crate) mod active_transactions;
 #[cfg(any(feature = "postgres", feature = "redis"))]
-mod batcher;
+mod batch;
 #[cfg(feature = "near-cache")]
 pub(crate) mod cache;
 pub(crate) mod claim;

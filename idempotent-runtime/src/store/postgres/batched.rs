@@ -6,7 +6,8 @@ use std::sync::Arc;
 use sqlx::postgres::PgRow;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::store::batcher::{Batcher, Sending};
+use crate::store::batch::batcher::Batcher;
+use crate::store::batch::sending::Sending;
 use crate::store::error::StoreError;
 use crate::store::postgres::failure::{is_rejected, store_error};
 use crate::store::postgres::own::OwnConnection;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::policy::values::AfterCrash;
-use crate::store::batcher::{Lead, Outcome};
+use crate::store::batch::queue::{Lead, Outcome};
 use crate::store::claim::{Claim, ClaimRequest, Token};
 use crate::store::claim_decision::{Decision, StoredState, decide};
 use crate::store::columns::{span_millis, token_text};
@@ -61,7 +61,7 @@ impl Alone<'_> {
         // Kept until the claim is answered, so that other claims gather in the meantime.
         let mut lead = match lead {
             Some(lead) => lead,
-            None => inner.claims.connect().await?,
+            None => inner.claims.begin_session().await?,
         };
         self.call.send();
         // If another claim commits after the snapshot of this statement, the statement inserts no row and does not see the

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use sqlx::Row as _;
 
 use crate::record::unix_millis;
-use crate::store::batcher::{Batcher, Lead, Outcome};
+use crate::store::batch::batcher::Batcher;
+use crate::store::batch::queue::{Lead, Outcome};
 use crate::store::claim::Held;
 use crate::store::columns::span_millis;
 use crate::store::error::StoreError;

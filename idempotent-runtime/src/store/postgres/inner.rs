@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordKey;
 use crate::store::active_transactions::ActiveTransactions;
-use crate::store::batcher::Batcher;
+use crate::store::batch::batcher::Batcher;
 use crate::store::postgres::advisory_locks::lock;
 use crate::store::postgres::batched::InStatement;
 use crate::store::postgres::batched_claim::BatchedClaim;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use redis::{Cmd, RedisError, Value};
 
-use crate::store::batcher::{Batcher, Sending};
+use crate::store::batch::batcher::Batcher;
+use crate::store::batch::sending::Sending;
 use crate::store::columns::span_millis;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::{LARGEST, MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};

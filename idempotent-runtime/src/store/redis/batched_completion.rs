@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::RedisError;
 
-use crate::store::batcher::Sending;
+use crate::store::batch::sending::Sending;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::{MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
 use crate::store::redis::connection::{Argument, Connection};

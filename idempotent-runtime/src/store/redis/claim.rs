@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::key::RecordKey;
-use crate::store::batcher::Outcome;
+use crate::store::batch::queue::Outcome;
 use crate::store::claim::ClaimRequest;
 use crate::store::error::StoreError;
 use crate::store::line::Call;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::key::RecordKey;
 use crate::record::Record;
-use crate::store::batcher::Outcome;
+use crate::store::batch::queue::Outcome;
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::LARGEST;

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::hexadecimal::hexadecimal;
 use crate::key::RecordKey;
-use crate::store::batcher::Batcher;
+use crate::store::batch::batcher::Batcher;
 use crate::store::claim::Token;
 use crate::store::entry::Entry;
 use crate::store::error::{StoreError, Waited};

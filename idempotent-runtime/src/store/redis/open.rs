@@ -11,7 +11,7 @@ use redis::auth::StreamingCredentialsProvider;
 use redis::cluster_async::ClusterConnection;
 use tokio::sync::Notify;
 
-use crate::store::batcher::Batcher;
+use crate::store::batch::batcher::Batcher;
 use crate::store::given_back::RememberedTokens;
 use crate::store::redis::address::Address;
 use crate::store::redis::batched_claim::InPipeline;
