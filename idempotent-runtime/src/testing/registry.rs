@@ -7,6 +7,7 @@ use std::ops::Deref;
 use crate::key::RecordKey;
 use crate::layer::made::policies_of_layers;
 use crate::observe::event::Event;
+use crate::policy::Policy;
 use crate::policy::registration::written_policies;
 use crate::registry::Registry;
 use crate::registry::build::RegistryBuilder;
@@ -118,10 +119,26 @@ impl<S: StoreAdmin> TestRegistry<S> {
     ///
     /// # Panics
     ///
-    /// Panics if [`FaultyStore::seed_in_flight`] does.
+    /// Panics if [`FaultyStore::seed_in_flight`] does, or if no handler of the scope sees the claim: each of them takes a
+    /// [`Tx`](crate::Tx), or has a store of another name.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
+        assert_seen(&key.scope());
         self.store.seed_in_flight(self.registry.at_rest().key(&key)).await
     }
+}
+
+/// Panics if no handler of the scope asks the default store. A test would pass although its handler runs beside the claim.
+fn assert_seen(scope: &str) {
+    let asks = |policy: &Policy| policy.database().is_none() && policy.store().is_none();
+    let mut handlers = written_policies().filter(|policy| policy.scope() == scope).peekable();
+    let is_known = handlers.peek().is_some();
+    let of_layers = policies_of_layers();
+    let mut layers = of_layers.iter().filter(|policy| policy.scope() == scope);
+    assert!(
+        !is_known || handlers.any(asks) || layers.any(|policy| asks(policy)),
+        "no handler of the scope {scope:?} sees a seeded claim: a handler with a `Tx` claims in its transaction, so let a first request \
+         run while the test sends the second; for a handler with `store = …`, seed the claim in the `FaultyStore` of that name"
+    );
 }
 
 impl<S> Deref for TestRegistry<S> {

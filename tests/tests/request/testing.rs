@@ -265,6 +265,13 @@ async fn seeded_claim_that_was_purged_records_nothing_and_says_so() {
     assert!(std::error::Error::source(&error).expect("a reason").to_string().contains("is gone"), "{error:?}");
 }
 
+/// The handler would run beside the claim.
+#[tokio::test]
+#[should_panic(expected = "a handler with a `Tx` claims in its transaction")]
+async fn claim_cannot_be_seeded_for_a_handler_with_a_tx() {
+    testing::registry().seed_in_flight(RecordKey::new("transfers", None, "k")).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_a_seeded_claim_gets_its_response_in_no_time() {
     let registry = testing::registry();

@@ -115,9 +115,9 @@ async fn settle() {
     }
 }
 
-fn answered(submitted: Submitted) -> Option<usize> {
+fn answered(submitted: &Submitted) -> Option<usize> {
     match submitted {
-        Ok(Outcome::Answered(answer)) => Some(answer),
+        Ok(Outcome::Answered(answer)) => Some(*answer),
         _ => None,
     }
 }
@@ -136,7 +136,7 @@ async fn what_has_gathered_goes_out_when_a_batch_is_answered() {
     assert_eq!(bench.sent(), [vec![1, 2, 3, 4]]);
     bench.stub.let_through.add_permits(2);
     let answers: Vec<_> =
-        join_all(waiting).await.into_iter().map(|answer| answered(answer.expect("no panic"))).collect();
+        join_all(waiting).await.into_iter().map(|answer| answered(&answer.expect("no panic"))).collect();
     assert_eq!(answers, [Some(4), Some(4), Some(4), Some(4), Some(2), Some(2)]);
     assert_eq!((bench.sent().len(), begun.elapsed().as_nanos()), (2, 0), "nobody has waited for its patience to end");
     // The permit is free again.
@@ -178,7 +178,7 @@ async fn session_that_fails_fails_one_caller_and_no_other() {
     bench.stub.let_through.add_permits(3);
     let submitted: Vec<_> = join_all(waiting).await.into_iter().map(|submitted| submitted.expect("no panic")).collect();
     assert!(submitted[4].is_err(), "its own connection did not open");
-    let answers: Vec<_> = submitted.into_iter().map(answered).collect();
+    let answers: Vec<_> = submitted.iter().map(answered).collect();
     assert_eq!(answers, [Some(4), Some(4), Some(4), Some(4), None, Some(3), Some(3), Some(3)]);
     assert_eq!(begun.elapsed().as_nanos(), 0);
 }
@@ -198,6 +198,6 @@ async fn batch_without_an_answer_holds_no_other_one_up() {
     assert_eq!(bench.sent(), [vec![1, 2], vec![3, 4]]);
     bench.stub.let_through.add_permits(2);
     for submitted in [first, second, third, fourth] {
-        assert_eq!(answered(submitted.await.expect("no panic")), Some(2));
+        assert_eq!(answered(&submitted.await.expect("no panic")), Some(2));
     }
 }
