@@ -4,27 +4,27 @@
 //! fewer callers, each caller sends its own operation at once and does not wait for other callers.
 //!
 //! A batch is sent by a task that no caller owns. When the batch is answered, the task sends what has gathered meanwhile in the
-//! next one. If nothing has, it gives its [`Permit`] back, and the first caller that waits gets it. The task also ends when all
-//! callers of its batch have stopped waiting. The task may be held up: by a connection that does not open, or by a thread that a
-//! handler blocks. So a caller that has waited for [`PATIENCE`] sends the queued operations without a permit.
+//! next one. If nothing has, it gives its [`Permit`] back, and the first caller that waits is told. The task also ends when all
+//! callers of its batch have stopped waiting. The task may be held up, by a thread that a handler blocks. So a caller that has
+//! waited for [`PATIENCE`] sends the queued operations, with or without a permit.
 //!
 //! If the batch has no answer for an operation, the caller sends that operation in a call of its own. If the server rejects the
 //! batch, the cause may be only one of the operations, and sending an operation again does no harm. So each caller then sends its
 //! own.
 
+use std::future::poll_fn;
+use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
 
 use tokio::sync::oneshot;
 
 use crate::deadline::Deadline;
-use crate::store::batch::queue::{BatchQueue, Job, Joined, Lead, Outcome, Permit, Queued, Reply};
+use crate::store::batch::queue::{BatchQueue, Job, Joined, Lead, Outcome, PATIENCE, Permit, Queued, Reply};
 use crate::store::batch::sending::Sending;
 use crate::store::error::StoreError;
 use crate::store::line::Call;
-
-/// How long an operation waits for the calls under way. They may wait for a lock, or for an answer that never arrives.
-pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 
 pub(in crate::store) struct Batcher<S: Sending> {
     sending: S,
@@ -58,32 +58,35 @@ impl<S: Sending> Batcher<S> {
         };
         loop {
             if permit.is_none() {
-                match reply_or_turn(&mut queued).await {
+                permit = match reply_or_turn(&mut queued).await {
                     Some(Reply::Outcome(outcome)) => return Ok(outcome),
-                    Some(Reply::Turn(turn, reply)) => {
-                        permit = Some(turn);
-                        queued.reply = reply;
-                    }
-                    None => {}
-                }
+                    Some(Reply::Turn(reply)) => match queued.begin_turn(reply) {
+                        None => continue,
+                        permit => permit,
+                    },
+                    None => self.queue.free_permit(),
+                };
             }
-            let lead = tokio::select! {
-                biased;
-                reply = &mut queued.reply => match reply_of(reply) {
-                    Reply::Outcome(outcome) => return Ok(outcome),
-                    Reply::Turn(turn, reply) => {
-                        permit = Some(turn);
-                        queued.reply = reply;
-                        continue;
-                    }
-                },
-                lead = self.lead(permit.take()) => lead,
+            let mut beginning = pin!(self.begin());
+            let session = loop {
+                tokio::select! {
+                    biased;
+                    reply = &mut queued.reply => match reply_of(reply) {
+                        Reply::Outcome(outcome) => return Ok(outcome),
+                        // The session that is being opened stays the caller's.
+                        Reply::Turn(reply) => permit = queued.begin_turn(reply).or(permit),
+                    },
+                    session = &mut beginning => break session,
+                }
             };
-            let lead = match lead {
-                Ok(lead) => lead,
+            let lead = match session {
+                Ok(session) => Lead { session, permit: permit.take() },
                 Err(error) if queued.leave() => return Err(error),
                 // Another caller has sent the operation in the meantime.
-                Err(_) => continue,
+                Err(_) => {
+                    permit = None;
+                    continue;
+                }
             };
             let batch = self.take(Some(queued.number()));
             match &batch[..] {
@@ -108,11 +111,11 @@ impl<S: Sending> Batcher<S> {
         Ok(Lead { session: self.sending.session().await?, permit })
     }
 
-    async fn lead(&self, permit: Option<Permit>) -> Result<Lead<S::Session>, StoreError> {
-        let lead = self.connect(permit).await?;
+    async fn begin(&self) -> Result<S::Session, StoreError> {
+        let session = self.sending.session().await?;
         // Other tasks that became ready at the same time can add their operations first.
-        tokio::task::yield_now().await;
-        Ok(lead)
+        let_others_run().await;
+        Ok(session)
     }
 
     fn take(&self, own: Option<u64>) -> Vec<Job<S>> {
@@ -121,29 +124,19 @@ impl<S: Sending> Batcher<S> {
 
     /// Sends the batch, and then what has gathered meanwhile, as long as there is something.
     async fn send_all(self: Arc<Self>, mut batch: Vec<Job<S>>, mut lead: Lead<S::Session>) {
-        loop {
+        while !batch.is_empty() {
             let Some(permit) = self.send(batch, lead).await else { return };
             // Those who were answered can add their next operations.
-            tokio::task::yield_now().await;
-            if !self.queue.is_next() {
-                return;
-            }
-            // After an error, the permit goes to a caller, which finds out about the error itself.
-            let Ok(next) = self.connect(Some(permit)).await else { return };
+            let_others_run().await;
+            // If no session begins, the permit goes to a caller, which finds out about the error itself.
+            let connecting = Deadline::after(PATIENCE).bound(self.connect(Some(permit)));
+            let Some(Ok(next)) = connecting.await else { return };
             lead = next;
             batch = self.take(None);
-            match &batch[..] {
-                [] => return,
-                [job] if job.is_alone() => {
-                    let job = batch.pop().expect("it has one");
-                    return job.settle(Outcome::Alone(Some(lead)));
-                }
-                _ => {}
-            }
         }
     }
 
-    /// Sends one batch. Returns the permit of `lead`, unless nobody waits for the batch any more.
+    /// Sends one batch. Returns the permit of `lead` if this task is to send the next batch.
     async fn send(&self, mut batch: Vec<Job<S>>, mut lead: Lead<S::Session>) -> Option<Permit> {
         let operations: Vec<_> = batch.iter().map(|job| Arc::clone(&job.operation)).collect();
         let answers = tokio::select! {
@@ -154,6 +147,8 @@ impl<S: Sending> Batcher<S> {
         };
         let Lead { session, permit } = lead;
         drop(session);
+        // Before anybody is answered: nothing may drive this runtime after that.
+        let permit = permit.filter(|_| self.queue.is_next());
         match answers {
             Ok(answers) => {
                 for (job, answer) in batch.into_iter().zip(answers) {
@@ -170,6 +165,20 @@ impl<S: Sending> Batcher<S> {
         }
         permit
     }
+}
+
+/// Lets other tasks of this thread run first. Unlike [`tokio::task::yield_now`], which keeps the task for its thread, another thread
+/// can continue it meanwhile: a handler may block this one.
+async fn let_others_run() {
+    let mut has_waited = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Waits for a reply. Returns `None` if the operation still waits after [`PATIENCE`].

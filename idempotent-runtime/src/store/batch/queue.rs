@@ -3,28 +3,31 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::store::batch::sending::Sending;
 use crate::store::line::Call;
 use crate::sync::{Mutex, RuntimeId, current_runtime, lock};
 
-/// The right to have one of the calls under way. When it is dropped, the first waiting caller gets it.
-pub(super) struct Permit(Option<Arc<dyn PassOn>>);
+/// How long an operation waits for the calls under way. They may wait for a lock, or for an answer that never arrives.
+pub(super) const PATIENCE: Duration = Duration::from_millis(5);
+
+/// The right to have one of the calls under way. When it is dropped, it is free, and the first waiting caller is told.
+pub(super) struct Permit(Arc<dyn GiveBack>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(queue) = self.0.take() {
-            queue.pass_on();
-        }
+        self.0.give_back();
     }
 }
 
 /// A queue, whatever its operations are.
-trait PassOn: Send + Sync {
-    /// Gives a permit to the first caller that waits, or keeps it until the next operation.
-    fn pass_on(self: Arc<Self>);
+trait GiveBack: Send + Sync {
+    /// Makes one more permit free.
+    fn give_back(&self);
 }
 
 /// A session for a call. While the permit is kept, further operations gather.
@@ -59,9 +62,37 @@ impl<S: Sending> State<S> {
         self.waiting.binary_search_by_key(&number, |job| job.number).ok()
     }
 
-    /// Returns the first operation whose caller has no permit.
+    /// Returns whether a new caller may take a permit. It takes none from a caller that waits and was told, unless that one is late:
+    /// its thread may be blocked.
+    fn may_pass(&self) -> bool {
+        self.waiting.iter().all(|job| job.turn.is_some_and(|told| told.elapsed() > PATIENCE))
+    }
+
+    fn take_permit(&mut self) -> bool {
+        let has_permit = self.permits > 0;
+        self.permits -= usize::from(has_permit);
+        has_permit
+    }
+
+    /// Returns the first operation whose caller has no turn.
     fn next(&mut self) -> Option<&mut Job<S>> {
-        self.waiting.iter_mut().find(|job| !job.has_turn)
+        self.waiting.iter_mut().find(|job| job.turn.is_none())
+    }
+
+    /// Begins the turn of the first caller that waits, if a permit is free. The caller takes the permit itself when it is polled:
+    /// its thread may be blocked, and then another caller can take the permit.
+    fn begin_turn(&mut self) {
+        if self.permits == 0 {
+            return;
+        }
+        while let Some(job) = self.next() {
+            job.turn = Some(Instant::now());
+            let (sender, reply) = oneshot::channel();
+            // The caller of an operation that cannot be told is about to take it out of the queue.
+            if mem::replace(&mut job.reply, sender).send(Reply::Turn(reply)).is_ok() {
+                return;
+            }
+        }
     }
 }
 
@@ -73,8 +104,8 @@ pub(super) struct Job<S: Sending> {
     /// All callers of a batch belong to one runtime, because the threads of another runtime may be blocked.
     runtime: Option<RuntimeId>,
     reply: oneshot::Sender<Reply<S>>,
-    /// Whether the caller has got a permit to send the queue.
-    has_turn: bool,
+    /// When the caller was told to send the queue, until it has done so.
+    turn: Option<Instant>,
     /// Later operations with the same place. They are not sent, and are answered with this one.
     others: Vec<Self>,
 }
@@ -82,8 +113,8 @@ pub(super) struct Job<S: Sending> {
 /// What a waiting caller is told.
 pub(super) enum Reply<S: Sending> {
     Outcome(Outcome<S>),
-    /// It is to send the queue. The next reply comes by another channel.
-    Turn(Permit, oneshot::Receiver<Self>),
+    /// It is to send the queue, if a permit is still free. The next reply comes by another channel.
+    Turn(oneshot::Receiver<Self>),
 }
 
 /// How a caller has joined.
@@ -105,8 +136,7 @@ impl<S: Sending> BatchQueue<S> {
     /// batch had only one.
     pub(super) fn join(self: &Arc<Self>, operation: &Arc<S::Operation>, call: Option<Arc<Call>>) -> Joined<S> {
         let mut queue = lock(&self.0);
-        let has_permit = queue.permits > 0;
-        queue.permits -= usize::from(has_permit);
+        let has_permit = queue.may_pass() && queue.take_permit();
         let is_alone = has_permit && queue.was_alone && queue.waiting.is_empty();
         if is_alone {
             return Joined::Alone(self.permit());
@@ -116,7 +146,8 @@ impl<S: Sending> BatchQueue<S> {
         let number = queue.next_number;
         let (operation, runtime) = (Arc::clone(operation), current_runtime());
         let others = Vec::new();
-        queue.waiting.push_back(Job { number, operation, call, runtime, reply: sender, has_turn: has_permit, others });
+        let turn = has_permit.then(Instant::now);
+        queue.waiting.push_back(Job { number, operation, call, runtime, reply: sender, turn, others });
         drop(queue);
         Joined::Waiting(Queued { queue: Arc::clone(self), number, reply }, has_permit.then(|| self.permit()))
     }
@@ -148,6 +179,10 @@ impl<S: Sending> BatchQueue<S> {
             }
         }
         left.into_iter().rev().for_each(|job| queue.waiting.push_front(job));
+        // The turn is over, even if the batch had no room for this operation.
+        if let Some(own) = own.and_then(|own| queue.position(own)) {
+            queue.waiting[own].turn = None;
+        }
         if let [(_, job), others @ ..] = &batch[..] {
             queue.was_alone = others.is_empty() && job.is_alone();
         }
@@ -162,30 +197,21 @@ impl<S: Sending> BatchQueue<S> {
         lock(&self.0).next().is_some_and(|job| job.runtime == runtime)
     }
 
+    /// Takes a permit if one is free.
+    pub(super) fn free_permit(self: &Arc<Self>) -> Option<Permit> {
+        lock(&self.0).take_permit().then(|| self.permit())
+    }
+
     fn permit(self: &Arc<Self>) -> Permit {
-        Permit(Some(Arc::clone(self) as Arc<dyn PassOn>))
+        Permit(Arc::clone(self) as Arc<dyn GiveBack>)
     }
 }
 
-impl<S: Sending> PassOn for BatchQueue<S> {
-    fn pass_on(self: Arc<Self>) {
-        let mut permit = self.permit();
-        loop {
-            let mut queue = lock(&self.0);
-            let Some(job) = queue.next() else {
-                queue.permits += 1;
-                permit.0 = None;
-                return;
-            };
-            job.has_turn = true;
-            let (sender, reply) = oneshot::channel();
-            let former = mem::replace(&mut job.reply, sender);
-            drop(queue);
-            match former.send(Reply::Turn(permit, reply)) {
-                Err(Reply::Turn(returned, _)) => permit = returned,
-                _ => return,
-            }
-        }
+impl<S: Sending> GiveBack for BatchQueue<S> {
+    fn give_back(&self) {
+        let mut queue = lock(&self.0);
+        queue.permits += 1;
+        queue.begin_turn();
     }
 }
 
@@ -209,11 +235,28 @@ impl<S: Sending> Queued<S> {
         lock(&self.queue.0).position(self.number).is_some()
     }
 
-    /// Removes the operation from the queue. Returns whether it was still there.
+    /// Begins the caller's turn. Returns the permit, unless another caller has taken it.
+    pub(super) fn begin_turn(&mut self, reply: oneshot::Receiver<Reply<S>>) -> Option<Permit> {
+        self.reply = reply;
+        let permit = self.queue.free_permit();
+        let mut queue = lock(&self.queue.0);
+        if permit.is_none()
+            && let Some(position) = queue.position(self.number)
+        {
+            queue.waiting[position].turn = None;
+            queue.begin_turn();
+        }
+        permit
+    }
+
+    /// Removes the operation from the queue. Returns whether it was still there. If the caller has not begun its turn, the next one
+    /// does.
     pub(super) fn leave(&self) -> bool {
         let mut queue = lock(&self.queue.0);
         let position = queue.position(self.number);
-        position.is_some_and(|position| queue.waiting.remove(position).is_some())
+        let left = position.and_then(|position| queue.waiting.remove(position));
+        queue.begin_turn();
+        left.is_some()
     }
 }
 

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
-use tokio::time::Instant;
+use tokio::time::{Instant, advance, sleep};
 
 use crate::store::batch::batcher::Batcher;
-use crate::store::batch::queue::{Lead, Outcome};
+use crate::store::batch::queue::{Lead, Outcome, PATIENCE};
 use crate::store::batch::sending::Sending;
 use crate::store::error::StoreError;
 use crate::sync::{Mutex, lock};
@@ -20,6 +22,8 @@ struct Stub {
     sent: Mutex<Vec<Vec<u32>>>,
     let_through: Semaphore,
     failing_sessions: AtomicUsize,
+    /// How long a session takes to begin.
+    beginning: Mutex<Duration>,
 }
 
 impl Sending for Arc<Stub> {
@@ -45,7 +49,8 @@ impl Sending for Arc<Stub> {
     }
 
     async fn session(&self) -> Result<(), StoreError> {
-        yield_now().await;
+        let beginning = *lock(&self.beginning);
+        sleep(beginning).await;
         let fails = |left: usize| left.checked_sub(1);
         match self.failing_sessions.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails) {
             Ok(_) => Err(StoreError::unavailable("no connection opens")),
@@ -83,6 +88,7 @@ impl Bench {
             sent: Mutex::default(),
             let_through: Semaphore::new(0),
             failing_sessions: AtomicUsize::new(0),
+            beginning: Mutex::default(),
         });
         Self { batcher: Batcher::new(Arc::clone(&stub)), stub }
     }
@@ -193,11 +199,48 @@ async fn batch_without_an_answer_holds_no_other_one_up() {
     assert_eq!(bench.sent(), [vec![1, 2]]);
     let (third, fourth) = (bench.submit(3).await, bench.submit(4).await);
     assert_eq!(bench.sent().len(), 1, "they wait for the first batch");
-    tokio::time::advance(super::batcher::PATIENCE).await;
+    advance(PATIENCE).await;
     settle().await;
     assert_eq!(bench.sent(), [vec![1, 2], vec![3, 4]]);
     bench.stub.let_through.add_permits(2);
     for submitted in [first, second, third, fourth] {
         assert_eq!(answered(&submitted.await.expect("no panic")), Some(2));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn permit_that_becomes_free_interrupts_no_session_that_begins() {
+    let (bench, begun) = (Bench::new(), Instant::now());
+    let lead = bench.alone().await;
+    *lock(&bench.stub.beginning) = Duration::from_millis(20);
+    let waiting = bench.submit(1).await;
+    advance(PATIENCE).await;
+    settle().await;
+    advance(Duration::from_millis(10)).await;
+    drop(lead);
+    assert!(matches!(waiting.await.expect("no panic"), Ok(Outcome::Alone(Some(_)))));
+    assert_eq!(begun.elapsed(), PATIENCE + Duration::from_millis(20));
+}
+
+/// A runtime that no thread drives after its callers were answered holds no permit.
+#[test]
+fn runtime_that_stands_still_keeps_no_permit() {
+    let runtime = || Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let (bench, first, second) = (Bench::new(), runtime(), runtime());
+    first.block_on(async {
+        let lead = bench.alone().await;
+        let submit = |operation: u32| {
+            let batcher = Arc::clone(&bench.batcher);
+            async move { batcher.submit(&Arc::new(operation), None).await }
+        };
+        bench.stub.let_through.add_permits(1);
+        let (one, two, ()) = tokio::join!(submit(1), submit(2), async { drop(lead) });
+        assert_eq!((answered(&one), answered(&two)), (Some(2), Some(2)));
+    });
+    second.block_on(async {
+        let begun = Instant::now();
+        // The last batch had several operations, so this one waits for others before it goes out alone.
+        drop(bench.alone().await);
+        assert_eq!(begun.elapsed().as_nanos(), 0);
+    });
 }
