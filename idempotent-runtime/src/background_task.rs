@@ -159,3 +159,97 @@ impl Drop for Life {
         self.heart.end(Some(self.number));
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::future::pending;
+
+    use ::tokio::runtime::{Builder, Runtime};
+    use ::tokio::task::yield_now;
+
+    use super::*;
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_time().build().expect("a runtime")
+    }
+
+    fn ensure(task: &BackgroundTask, runtime: &Runtime) {
+        runtime.block_on(async {
+            task.ensure(pending);
+            yield_now().await;
+        });
+    }
+
+    /// Returns the number of tasks, after the aborted ones were dropped.
+    fn tasks(runtime: &Runtime) -> usize {
+        runtime.block_on(yield_now());
+        runtime.metrics().num_alive_tasks()
+    }
+
+    /// Lets the last beat be too long ago.
+    fn age(task: &BackgroundTask) {
+        let heart = Arc::clone(&task.heart);
+        let number = heart.last.load(Ordering::Relaxed) >> TIME;
+        heart.last.store(number << TIME | 1, Ordering::Relaxed);
+        while task.is_alive() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn task_is_spawned_once_while_it_is_alive() {
+        let (task, first, second) = (BackgroundTask::default(), runtime(), runtime());
+        ensure(&task, &first);
+        ensure(&task, &second);
+        assert_eq!((tasks(&first), tasks(&second)), (1, 0));
+        drop(task);
+        assert_eq!(tasks(&first), 0);
+    }
+
+    #[test]
+    fn task_that_stands_still_is_replaced_and_never_polled_again() {
+        let (task, first, second) = (BackgroundTask::default(), runtime(), runtime());
+        ensure(&task, &first);
+        age(&task);
+        ensure(&task, &second);
+        // The former task is dropped here, which does not end the one that replaced it.
+        assert_eq!((tasks(&first), tasks(&second)), (0, 1));
+        assert!(task.is_alive());
+        drop(first);
+        ensure(&task, &second);
+        assert_eq!(tasks(&second), 1);
+    }
+
+    #[test]
+    fn task_that_is_driven_stays_alive() {
+        let (task, runtime) = (BackgroundTask::default(), runtime());
+        ensure(&task, &runtime);
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(STANDSTILL + 500)).await });
+        assert!(task.is_alive());
+    }
+
+    #[test]
+    fn task_is_replaced_at_once_after_its_end() {
+        let (task, first, second) = (BackgroundTask::default(), runtime(), runtime());
+        ensure(&task, &first);
+        drop(first);
+        assert!(!task.is_alive());
+        ensure(&task, &second);
+        task.has_ended();
+        ensure(&task, &second);
+        assert_eq!(tasks(&second), 1);
+        second.block_on(async {
+            task.has_ended();
+            task.ensure(|| async {});
+            yield_now().await;
+        });
+        assert!(!task.is_alive());
+    }
+
+    #[test]
+    fn task_is_not_spawned_outside_of_a_runtime() {
+        let task = BackgroundTask::default();
+        task.ensure(pending);
+        assert!(!task.is_alive());
+    }
+}
