@@ -1,8 +1,8 @@
 //! Runtimes that are alive but that no thread drives: the tasks of the store cannot run there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use idempotent_runtime::store::{AfterCrash, ClaimRequest, RedisStore, Store, StoreError, Token};
+use idempotent_runtime::store::{AfterCrash, ClaimRequest, Held, RedisStore, Store, StoreError, Token};
 use idempotent_runtime::{Fingerprint, RecordKey};
 use idempotent_tests::eventually;
 use idempotent_tests::redis::RedisServer;
@@ -14,12 +14,15 @@ fn runtimes() -> (Runtime, Runtime) {
     (undriven, Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"))
 }
 
-async fn claim(store: &RedisStore, key: &str) -> Result<(), StoreError> {
-    let request = ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
+fn request() -> ClaimRequest {
+    ClaimRequest::new(Token::unique(), Fingerprint::from_bytes([1; 32]))
         .with_lease(Duration::from_mins(1))
         .with_ttl(Duration::from_mins(2))
-        .with_after_crash(AfterCrash::Rerun);
-    store.claim(&RecordKey::new("runtimes", None, key), request).await.map(drop)
+        .with_after_crash(AfterCrash::Rerun)
+}
+
+async fn claim(store: &RedisStore, key: &str) -> Result<(), StoreError> {
+    store.claim(&RecordKey::new("runtimes", None, key), request()).await.map(drop)
 }
 
 #[test]
@@ -39,4 +42,38 @@ fn eviction_is_seen_although_nothing_drives_the_watch() {
         let _: String = server.command("CONFIG SET maxmemory-policy noeviction").await;
         eventually(async || claim(&store, "fourth").await, Result::is_ok).await.expect("awaited");
     });
+}
+
+/// No claim was made for longer than a check counts. The next claim waits for a check before it goes out.
+#[test]
+fn first_claim_after_a_standstill_sees_eviction() {
+    let (undriven, driven) = runtimes();
+    let server = driven.block_on(RedisServer::start(&[]));
+    let store = driven.block_on(RedisStore::connect(&server.url())).expect("it evicts nothing");
+    let stands_still_since = Instant::now();
+    undriven.block_on(claim(&store, "first")).expect("it evicts nothing");
+    driven.block_on(async {
+        let _: String = server.command("CONFIG SET maxmemory-policy allkeys-lru").await;
+        eventually(async || stands_still_since.elapsed(), |&elapsed| elapsed > Duration::from_secs(9)).await;
+        claim(&store, "second").await.expect_err("it evicts");
+    });
+}
+
+/// Waiting requests hear of the end of a claim, as soon as one of them has subscribed again.
+#[test]
+fn ends_of_claims_are_heard_although_nothing_drives_the_listener() {
+    let (undriven, driven) = runtimes();
+    let server = driven.block_on(RedisServer::start(&[]));
+    let store = driven.block_on(RedisStore::connect(&server.url())).expect("it evicts nothing");
+    let key = RecordKey::new("runtimes", None, "k");
+    let hears = async || {
+        let held = request();
+        store.claim(&key, held).await.expect("it evicts nothing");
+        let changed = tokio::time::timeout(Duration::from_millis(50), store.changed(&key));
+        let (changed, released) = tokio::join!(changed, store.release(&key, held.token));
+        assert_eq!(released.expect("it answers"), Held::Yes);
+        changed.is_ok()
+    };
+    undriven.block_on(eventually(hears, |&heard| heard));
+    driven.block_on(eventually(hears, |&heard| heard));
 }
