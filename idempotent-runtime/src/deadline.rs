@@ -82,7 +82,7 @@ mod tests {
     }
 
     const SHORT: Duration = Duration::from_millis(20);
-    const LONG: Duration = Duration::from_mins(1);
+    const LONG: Duration = Duration::from_secs(60);
 
     #[test]
     fn deadline_is_reached_after_its_runtime_ended() {
