@@ -61,7 +61,7 @@ fn first_claim_after_a_standstill_sees_eviction() {
 
 /// Waiting requests hear of the end of a claim, as soon as one of them has subscribed again.
 #[test]
-fn ends_of_claims_are_heard_although_nothing_drives_the_listener() {
+fn claims_are_heard_although_nothing_drives_the_listener() {
     let (undriven, driven) = runtimes();
     let server = driven.block_on(RedisServer::start(&[]));
     let store = driven.block_on(RedisStore::connect(&server.url())).expect("it evicts nothing");
