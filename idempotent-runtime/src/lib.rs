@@ -59,7 +59,6 @@
 #[cfg(all(test, shuttle))]
 extern crate self as idempotent_runtime;
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
 mod background_task;
 mod backoff;
 mod caller_limit;

@@ -1,14 +1,13 @@
 //! Counts the unknown outcomes in the stores. An unknown outcome remains in its store after its process has ended.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-use ::tokio::runtime::Handle;
-use ::tokio::task::AbortHandle;
 use metrics::gauge;
 
+use crate::background_task::BackgroundTask;
 use crate::observe::metrics::meters::{METERS, asked_for};
 use crate::observe::metrics::names::UNKNOWN_OUTCOMES;
 use crate::policy::registration::written_policies;
@@ -26,9 +25,7 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct UnknownGauge {
     number: u64,
     stores: Arc<Vec<StoreHandle>>,
-    // This is not a `BackgroundTask`, because every request checks this flag and must not take a lock.
-    is_counting: Arc<AtomicBool>,
-    task: Mutex<Option<AbortHandle>>,
+    task: BackgroundTask,
 }
 
 impl UnknownGauge {
@@ -37,34 +34,23 @@ impl UnknownGauge {
         let gauge = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             stores: Arc::new(stores),
-            is_counting: Arc::default(),
-            task: Mutex::default(),
+            task: BackgroundTask::default(),
         };
         gauge.start();
         gauge
     }
 
-    /// Spawns the task unless it runs. The task ends with its runtime, and a registry may be built outside of a
-    /// runtime.
+    /// Spawns the task unless it runs. Every request does this, because a registry may be built outside of a runtime.
     pub(crate) fn start(&self) {
         // The checker of `concurrency_tests` tries all orders of all existing tasks, but this task never ends.
-        if cfg!(all(test, shuttle)) || self.is_counting.load(Ordering::Relaxed) {
-            return;
-        }
-        let Ok(runtime) = Handle::try_current() else { return };
-        if !self.is_counting.swap(true, Ordering::Relaxed) {
-            let counting = Counting(Arc::clone(&self.is_counting));
-            let task = runtime.spawn(count_for_ever(self.number, Arc::downgrade(&self.stores), counting));
-            *lock(&self.task) = Some(task.abort_handle());
+        if !cfg!(all(test, shuttle)) {
+            self.task.ensure(|| count_for_ever(self.number, Arc::downgrade(&self.stores)));
         }
     }
 }
 
 impl Drop for UnknownGauge {
     fn drop(&mut self) {
-        if let Some(task) = lock(&self.task).take() {
-            task.abort();
-        }
         let mut table = table();
         if table.by_registry.remove(&self.number).is_some() {
             table.show();
@@ -72,16 +58,7 @@ impl Drop for UnknownGauge {
     }
 }
 
-/// This value exists while the task runs.
-struct Counting(Arc<AtomicBool>);
-
-impl Drop for Counting {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
-async fn count_for_ever(number: u64, stores: Weak<Vec<StoreHandle>>, _counting: Counting) {
+async fn count_for_ever(number: u64, stores: Weak<Vec<StoreHandle>>) {
     let mut is_asked_for = asked_for();
     let mut known = Vec::new();
     let mut pause = FIRST_COUNT;

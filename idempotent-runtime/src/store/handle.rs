@@ -14,7 +14,7 @@ use crate::store::entry::EntryState;
 use crate::store::erased::ErasedStore;
 use crate::store::error::StoreError;
 use crate::store::timed::TimedStore;
-use crate::store::unwanted_claims::{GiveBacks, Lapse, Queue, Unwanted};
+use crate::store::unwanted_claims::{GiveBacks, Lapse, Unwanted};
 use crate::sync::atomic::Ordering;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{lock, tokio};
@@ -25,9 +25,6 @@ const MOST: usize = 10_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause between two tries. During a pause, a claim that arrived late rejects its key.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The time in which every runtime that a thread drives has woken its task.
-const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// A store of the registry.
 #[derive(Clone)]
@@ -117,37 +114,23 @@ impl StoreHandle {
         }
         queue.insert(Instant::now(), unwanted);
         give_backs.has_any.store(true, Ordering::Relaxed);
-        self.ensure_task(&mut queue);
+        self.ensure_task();
         drop(queue);
         give_backs.changed.notify_one();
     }
 
-    /// Starts the task again if the queue is not empty and its task ended or is stuck. Each claim calls this, because
-    /// the runtime of the task may be gone.
+    /// Starts the task again if the queue is not empty. Each claim calls this, because the runtime of the task may be
+    /// gone.
     fn ensure_give_backs(&self) {
         let give_backs = &self.0.give_backs;
-        if give_backs.has_any.load(Ordering::Relaxed) {
-            let mut queue = lock(&give_backs.queue);
-            if !queue.by_due.is_empty() {
-                self.ensure_task(&mut queue);
-            }
+        if give_backs.has_any.load(Ordering::Relaxed) && !lock(&give_backs.queue).by_due.is_empty() {
+            self.ensure_task();
         }
     }
 
-    /// Spawns the task if none is running or if it is stuck. The task ends with its runtime, which need not be the last
-    /// one of the process. It makes no progress if no thread drives that runtime.
-    fn ensure_task(&self, queue: &mut Queue) {
-        // One try takes at most two calls. Claims that a former task tried to give back stay in the queue, and are
-        // tried again.
-        let patience = self.limit().saturating_mul(2).saturating_add(STANDSTILL);
-        if queue.task.as_ref().is_some_and(|task| !task.is_finished()) && !queue.is_stuck(patience) {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        queue.looked_at = Some(Instant::now());
-        if let Some(former) = queue.task.replace(runtime.spawn(give_all_back(self.clone()))) {
-            former.abort();
-        }
+    /// Claims that a former task tried to give back stay in the queue, and are tried again.
+    fn ensure_task(&self) {
+        self.0.give_backs.task.ensure(|| give_all_back(self.clone()));
     }
 
     /// Returns the number of claims that wait to be given back.
@@ -168,12 +151,12 @@ impl StoreHandle {
             for (_, unwanted) in queue.by_due.split_off(&(now, u64::MAX)) {
                 queue.insert(now, unwanted);
             }
-            self.ensure_task(&mut queue);
         }
+        self.ensure_task();
         self.0.give_backs.changed.notify_one();
         while self.given_back() > 0 {
             backoff.wait().await;
-            self.ensure_task(&mut lock(&self.0.give_backs.queue));
+            self.ensure_give_backs();
         }
     }
 
@@ -202,10 +185,9 @@ async fn give_all_back(store: StoreHandle) {
     loop {
         let (due, next) = {
             let mut queue = lock(&store.0.give_backs.queue);
-            queue.looked_at = Some(Instant::now());
             let Some((&(next, _), _)) = queue.by_due.first_key_value() else {
                 // The lock is held, so a claim that is queued later finds no task and spawns one.
-                queue.task = None;
+                store.0.give_backs.task.has_ended();
                 store.0.give_backs.has_any.store(false, Ordering::Relaxed);
                 queue.has_overflowed = false;
                 return;
@@ -224,7 +206,11 @@ async fn give_all_back(store: StoreHandle) {
         {
             let mut queue = lock(&store.0.give_backs.queue);
             for ((place, mut unwanted), ended) in due.into_iter().zip(tried) {
-                gone.extend(queue.by_due.remove(&place));
+                let Some(tried) = queue.by_due.remove(&place) else {
+                    // The task that replaced this one has ended the claim, or tries it again.
+                    continue;
+                };
+                gone.push(tried);
                 if !unwanted.is_gone(&ended) {
                     let pause = unwanted.backoff.advance();
                     queue.insert(Instant::now() + pause, unwanted);

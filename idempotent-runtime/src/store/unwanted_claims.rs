@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::background_task::BackgroundTask;
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::key::RecordKey;
@@ -14,7 +15,6 @@ use crate::store::error::StoreError;
 use crate::sync::Mutex;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::tokio::sync::Notify;
-use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 
 /// The number of claims that are given back at once. It is small, so that they do not delay new claims.
@@ -74,17 +74,13 @@ pub(crate) struct GiveBacks {
     pub(super) has_any: AtomicBool,
     pub(super) queue: Mutex<Queue>,
     pub(super) changed: Notify,
+    pub(super) task: BackgroundTask,
 }
 
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) by_due: BTreeMap<(Instant, u64), Unwanted>,
     pub(super) next_number: u64,
-    /// Not a `BackgroundTask`, because the task ends under the lock of this queue, and is replaced when it makes no
-    /// progress.
-    pub(super) task: Option<JoinHandle<()>>,
-    /// The time at which the task last looked at the queue.
-    pub(super) looked_at: Option<Instant>,
     pub(super) has_overflowed: bool,
 }
 
@@ -92,13 +88,6 @@ impl Queue {
     pub(super) fn insert(&mut self, due: Instant, unwanted: Unwanted) {
         self.next_number += 1;
         self.by_due.insert((due, self.next_number), unwanted);
-    }
-
-    /// Returns whether a claim was due for `patience` without the task looking at the queue.
-    pub(super) fn is_stuck(&self, patience: Duration) -> bool {
-        let first_due = self.by_due.first_key_value().map(|((due, _), _)| *due);
-        let is_long_ago = |moment: Option<Instant>| moment.is_some_and(|moment| moment.elapsed() > patience);
-        is_long_ago(self.looked_at) && is_long_ago(first_due)
     }
 
     /// Returns the claims that are due. They stay in the queue until they have ended, because the task may be dropped

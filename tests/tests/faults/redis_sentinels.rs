@@ -1,16 +1,18 @@
 //! A Sentinel promotes a replica under load: the store asks a Sentinel for the master at every new connection, and no
 //! key is executed twice.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use idempotent_runtime::store::RedisStore;
+use idempotent_runtime::store::{RedisOpenError, RedisStore};
 use idempotent_runtime::{Idempotency, Registry, idempotent};
 use idempotent_tests::redis::RedisServer;
 use idempotent_tests::sentinel::{Sentinel, replica_of};
 use idempotent_tests::{Executions, Server, eventually, post_until_answered};
+use tokio::runtime::{Builder, Runtime};
 
 #[idempotent(scope = "sentinel-charges")]
 async fn create_charge(State(executions): State<Executions>, idempotency: Idempotency) -> String {
@@ -36,6 +38,25 @@ impl Shop {
     }
 
     async fn open_with(sentinels: usize, wait: Option<Duration>) -> Self {
+        Self::open_by(sentinels, async |url| {
+            let store = RedisStore::builder(url);
+            let store = wait.into_iter().fold(store, |store, timeout| store.wait_replicas(1, timeout));
+            store.open().await
+        })
+        .await
+    }
+
+    /// Opens the store on a runtime that nothing drives afterwards.
+    async fn open_on(undriven: &Arc<Runtime>) -> Self {
+        Self::open_by(1, async |url| {
+            let (undriven, url) = (Arc::clone(undriven), url.to_owned());
+            let opening = move || undriven.block_on(RedisStore::connect(&url));
+            tokio::task::spawn_blocking(opening).await.expect("it opens the store")
+        })
+        .await
+    }
+
+    async fn open_by(sentinels: usize, open: impl AsyncFnOnce(&str) -> Result<RedisStore, RedisOpenError>) -> Self {
         let master = RedisServer::start(&SETTINGS).await;
         let replica = replica_of(&master, &SETTINGS).await;
         // A single Sentinel has only its own vote.
@@ -48,9 +69,7 @@ impl Shop {
         let addresses: Vec<_> = sentinels.iter().map(Sentinel::address).collect();
         // Nothing listens at the first address, as if that Sentinel were gone.
         let url = format!("redis+sentinel://127.0.0.1:1,{}/shop/0", addresses.join(","));
-        let store = RedisStore::builder(&url);
-        let store = wait.into_iter().fold(store, |store, timeout| store.wait_replicas(1, timeout));
-        let registry = Registry::new(store.open().await.expect("the store opens"));
+        let registry = Registry::new(open(&url).await.expect("the store opens"));
         let executions = Executions::default();
         let app = Router::new().route("/charges", post(create_charge)).with_state(executions.clone());
         let server = Server::start(app.layer(registry.layer())).await;
@@ -142,7 +161,19 @@ async fn master_that_is_gone_is_replaced_by_its_replica() {
 
 #[tokio::test]
 async fn idle_store_leaves_a_master_that_was_replaced() {
-    let shop = Shop::open().await;
+    assert_leaves_a_former_master(&Shop::open().await).await;
+}
+
+/// The store subscribes to the Sentinel on the runtime on which it was opened, and hears nothing there. A claim at the former
+/// master would be lost.
+#[tokio::test]
+async fn store_of_an_undriven_runtime_leaves_a_former_master() {
+    let undriven = Arc::new(Builder::new_current_thread().enable_all().build().expect("a runtime"));
+    assert_leaves_a_former_master(&Shop::open_on(&undriven).await).await;
+    Arc::into_inner(undriven).expect("the store is open").shutdown_background();
+}
+
+async fn assert_leaves_a_former_master(shop: &Shop) {
     let (answers, _) = post_until_answered(&shop.server, "/charges", "before-", 1).await;
     assert_eq!(answers.len(), 2);
     shop.sentinel().until_it_is_heard().await;

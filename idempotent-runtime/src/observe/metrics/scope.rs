@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
+use crate::background_task::BackgroundTask;
 use crate::observe::metrics::names::{
     IN_FLIGHT, LEASE_LOST_TOTAL, MISMATCHES_TOTAL, OLDEST_IN_FLIGHT_SECONDS, REQUESTS_TOTAL, STEP_FAILURES_TOTAL,
     WITHOUT_CLIENT,
 };
 use crate::sync::tokio;
-use crate::sync::tokio::runtime::Handle;
-use crate::sync::tokio::task::JoinHandle;
 use crate::sync::tokio::time::Instant;
 use crate::sync::{Mutex, lock};
 
@@ -64,6 +63,8 @@ pub(super) struct Scope {
     oldest: Gauge,
     without_client: Gauge,
     running: Mutex<BegunHandlers>,
+    /// Updates the age of the oldest handler while a handler runs.
+    task: BackgroundTask,
 }
 
 #[derive(Default)]
@@ -71,9 +72,6 @@ struct BegunHandlers {
     /// When each running handler began, by its number. The first entry is the oldest.
     begun: BTreeMap<u64, Instant>,
     next_number: u64,
-    /// Updates the age of the oldest handler while a handler runs. This is not a `BackgroundTask`, because the task
-    /// must end under the lock that new handlers take.
-    task: Option<JoinHandle<()>>,
 }
 
 impl Scope {
@@ -86,6 +84,7 @@ impl Scope {
             oldest: gauge!(OLDEST_IN_FLIGHT_SECONDS, "scope" => name.to_owned()),
             without_client: gauge!(WITHOUT_CLIENT, "scope" => name.to_owned()),
             running: Mutex::default(),
+            task: BackgroundTask::default(),
         };
         // A counter that first appears with its first event shows no increase. The credential headers are not known
         // here.
@@ -136,12 +135,7 @@ impl Scope {
         running.next_number += 1;
         running.begun.insert(number, Instant::now());
         self.show(&running);
-        // The task ends with the runtime that it was spawned on. The process may have other runtimes.
-        if running.task.as_ref().is_none_or(JoinHandle::is_finished)
-            && let Ok(runtime) = Handle::try_current()
-        {
-            running.task = Some(runtime.spawn(self.keep_up()));
-        }
+        self.task.ensure(|| self.keep_up());
         number
     }
 
@@ -154,10 +148,10 @@ impl Scope {
     async fn keep_up(&self) {
         loop {
             tokio::time::sleep(RESOLUTION).await;
-            let mut running = lock(&self.running);
+            let running = lock(&self.running);
             if running.begun.is_empty() {
                 // The lock is held: the next handler finds no task and spawns one.
-                running.task = None;
+                self.task.has_ended();
                 return;
             }
             self.show(&running);

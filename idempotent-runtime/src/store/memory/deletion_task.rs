@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::background_task::BackgroundTask;
 use crate::store::memory::stored::Moment;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +17,10 @@ pub(super) struct DeletionTask {
     /// The time at which the task wakes, in nanoseconds since the store began. It is written under the lock and read
     /// without it, so a claim need not take the lock.
     pub(super) wakes_at: AtomicU64,
-    /// Not a `BackgroundTask`: the task ends under this lock, and a runtime that shuts down drops it without an await.
-    pub(super) has_task: Mutex<bool>,
+    /// The lock under which `wakes_at` is written. Contains the number of the task that was spawned last, which alone may
+    /// write it.
+    pub(super) last: Mutex<u64>,
+    pub(super) task: BackgroundTask,
     /// The notification of an earlier expiry. It has its own `Arc`, so that the task can sleep without holding the store.
     pub(super) earlier: Arc<Notify>,
     /// The pace of scans for claims that found the store full.
@@ -30,7 +33,8 @@ impl Default for DeletionTask {
     fn default() -> Self {
         Self {
             wakes_at: AtomicU64::new(UNKNOWN),
-            has_task: Mutex::default(),
+            last: Mutex::default(),
+            task: BackgroundTask::default(),
             earlier: Arc::default(),
             full: ScanPace::default(),
             over_quota: ScanPace::default(),
@@ -60,15 +64,11 @@ impl ScanPace {
 }
 
 impl DeletionTask {
-    /// Wakes the task, which ends if the store is gone.
-    pub(super) fn wake(&self) {
-        self.earlier.notify_one();
-    }
-
-    /// Records that the task has ended. The next entry that expires spawns another one.
-    pub(super) fn has_ended(&self, has_task: &mut bool) {
-        *has_task = false;
-        self.wakes_at.store(UNKNOWN, Ordering::SeqCst);
+    /// Returns whether the task should have deleted expired entries by now, but has ended or stands still. The time of a
+    /// task that wakes in the future is not asked for.
+    pub(super) fn is_overdue(&self, now: Moment) -> bool {
+        let wakes_at = self.wakes_at.load(Ordering::SeqCst);
+        (wakes_at == UNKNOWN || Moment::from_nanos(wakes_at) <= now) && !self.task.is_alive()
     }
 }
 

@@ -8,7 +8,6 @@ use crate::store::memory::deletion_task::UNKNOWN;
 use crate::store::memory::stored::Moment;
 use crate::store::memory::table::Table;
 use crate::sync::atomic::Ordering;
-use crate::sync::tokio::runtime::Handle;
 use crate::sync::{lock, tokio};
 
 /// The shortest sleep of the task. Without it, a busy store would wake the task for each expiry.
@@ -22,31 +21,28 @@ const MOMENT: Duration = Duration::from_millis(1);
 impl Table {
     /// Makes the task wake at `expires_at` at the latest. Spawns the task if needed. Outside of a runtime there is none:
     /// the next call in a runtime spawns it.
-    pub(super) fn delete_expired_at(self: &Arc<Self>, expires_at: Moment) {
-        let wanted = nanos(expires_at);
-        if self.expired_deletion.wakes_at.load(Ordering::SeqCst) <= wanted {
+    pub(super) fn delete_expired_at(self: &Arc<Self>, expires_at: Moment, now: Moment) {
+        let (wanted, deletion) = (nanos(expires_at), &self.expired_deletion);
+        let wakes_in_time = || deletion.wakes_at.load(Ordering::SeqCst) <= wanted && !deletion.is_overdue(now);
+        if wakes_in_time() {
             return;
         }
-        let mut has_task = lock(&self.expired_deletion.has_task);
-        if self.expired_deletion.wakes_at.load(Ordering::SeqCst) <= wanted {
+        let mut last = lock(&deletion.last);
+        if wakes_in_time() {
             return;
         }
-        if *has_task {
-            self.expired_deletion.wakes_at.store(wanted, Ordering::SeqCst);
-            self.expired_deletion.earlier.notify_one();
-        } else if let Ok(runtime) = Handle::try_current() {
-            self.expired_deletion.wakes_at.store(wanted, Ordering::SeqCst);
-            *has_task = true;
-            drop(has_task);
-            // A runtime that shuts down drops the task here, and with it the guard, which takes the lock.
-            runtime.spawn(delete_expired_forever(TaskGuard(Arc::downgrade(self))));
+        if deletion.task.is_alive() {
+            deletion.wakes_at.store(wanted, Ordering::SeqCst);
+            deletion.earlier.notify_one();
+            return;
         }
-    }
-
-    /// Spawns the task if the runtime of the former one has ended. Otherwise a caller would wait forever for its share.
-    pub(super) fn ensure_deletion(self: &Arc<Self>, now: Moment) {
-        if self.expired_deletion.wakes_at.load(Ordering::SeqCst) == UNKNOWN {
-            self.delete_expired_at(now);
+        deletion.task.ensure(|| {
+            *last += 1;
+            delete_expired_forever(Arc::downgrade(self), *last)
+        });
+        // The task looks at all entries before it sleeps.
+        if deletion.task.is_alive() {
+            deletion.wakes_at.store(wanted, Ordering::SeqCst);
         }
     }
 
@@ -74,25 +70,16 @@ impl Table {
     }
 }
 
-/// A guard that reports the end of the task when it is dropped. The task ends with its runtime, but the process may
-/// have others.
-struct TaskGuard(Weak<Table>);
-
-impl Drop for TaskGuard {
-    fn drop(&mut self) {
-        if let Some(table) = self.0.upgrade() {
-            table.expired_deletion.has_ended(&mut lock(&table.expired_deletion.has_task));
-        }
-    }
-}
-
 /// Deletes expired entries until the store has none that expires, or the last handle of the store is gone.
-async fn delete_expired_forever(mut guard: TaskGuard) {
+async fn delete_expired_forever(table: Weak<Table>, number: u64) {
     loop {
-        let Some(table) = guard.0.upgrade() else { return };
+        let Some(table) = table.upgrade() else { return };
         table.delete_all_expired().await;
         let wakes_at = {
-            let mut has_task = lock(&table.expired_deletion.has_task);
+            let last = lock(&table.expired_deletion.last);
+            if *last != number {
+                return;
+            }
             // An entry that is added later waits for the lock and corrects the time. An entry that was added earlier is
             // seen here.
             let already_set = table.expired_deletion.wakes_at.swap(UNKNOWN, Ordering::SeqCst);
@@ -102,8 +89,7 @@ async fn delete_expired_forever(mut guard: TaskGuard) {
             let already_set =
                 (already_set != UNKNOWN).then(|| Moment::from_nanos(already_set)).filter(|set| *set > now);
             let Some(next) = table.next_expiry().into_iter().chain(already_set).min() else {
-                table.expired_deletion.has_ended(&mut has_task);
-                guard.0 = Weak::new();
+                table.expired_deletion.task.has_ended();
                 return;
             };
             let wakes_at = next.max(now + PAUSE);

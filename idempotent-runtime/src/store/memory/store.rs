@@ -139,11 +139,16 @@ impl ImmediateStore for MemoryStore {
                 }
                 claim
             }
-            Err(StoreError::OverQuota) => {
-                if self.0.expired_deletion.over_quota.may_scan(now) {
-                    self.0.ensure_deletion(now);
+            // Expired entries of a caller keep its share only if the task does not delete them.
+            Err(StoreError::OverQuota)
+                if self.0.expired_deletion.is_overdue(now) && self.0.expired_deletion.over_quota.may_scan(now) =>
+            {
+                self.0.delete_expired_at(now, now);
+                let claim = self.0.make_room(now, || self.try_to_claim(key, &request, now));
+                if claim.is_ok() {
+                    self.0.expired_deletion.over_quota.found();
                 }
-                Err(StoreError::OverQuota)
+                claim
             }
             claim => claim,
         }
@@ -159,7 +164,7 @@ impl ImmediateStore for MemoryStore {
             self.0.add(more);
             held
         };
-        self.0.delete_expired_at(expires_at);
+        self.0.delete_expired_at(expires_at, now);
         Ok(held)
     }
 }
@@ -198,7 +203,7 @@ impl Store for MemoryStore {
         let expires_at = now.saturating_add(ttl);
         let held = lock(shard).extend(tag, key, expires_at, now);
         if held == Held::Yes {
-            self.0.delete_expired_at(expires_at);
+            self.0.delete_expired_at(expires_at, now);
         }
         Ok(held)
     }
@@ -235,7 +240,7 @@ impl StoreAdmin for MemoryStore {
             now
         };
         if let Resolution::Executed { ttl, .. } = resolution {
-            self.0.delete_expired_at(now.saturating_add(ttl));
+            self.0.delete_expired_at(now.saturating_add(ttl), now);
         }
         Ok(Resolved::Yes)
     }
@@ -333,7 +338,7 @@ impl MemoryStore {
         };
         drop(shard);
         if request.after_crash.may_rerun() {
-            self.0.delete_expired_at(now.saturating_add(request.ttl));
+            self.0.delete_expired_at(now.saturating_add(request.ttl), now);
         }
         Ok(Claim::Acquired { attempt })
     }
@@ -345,6 +350,7 @@ impl MemoryStore {
     /// many schedules to try all.
     pub(crate) fn without_expired_deletion(self) -> Self {
         self.0.expired_deletion.wakes_at.store(0, Ordering::SeqCst);
+        self.0.expired_deletion.task.pretend_alive();
         self
     }
 }

@@ -108,17 +108,12 @@ impl Table {
         for shard in &self.shards {
             if self.free_expired(&mut lock(shard), now) > 0 {
                 match claim() {
-                    Err(StoreError::Full) => {}
+                    Err(StoreError::Full | StoreError::OverQuota) => {}
                     claim => return claim,
                 }
             }
         }
-        Err(StoreError::Full)
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        self.expired_deletion.wake();
+        // The last shard that had expired entries may have been freed by another caller.
+        claim()
     }
 }

@@ -65,10 +65,7 @@ impl ExpiredDeletion {
         self.deletion.mark_lingering().await
     }
 
-    /// Starts the task of this process, unless it is already running.
-    ///
-    /// If no thread drives the runtime of the task, another process deletes the expired rows, or they stay longer. Claims do not
-    /// depend on the deletion.
+    /// Starts the task of this process, unless it is already running. Claims do not depend on the deletion.
     pub(super) fn start(&self) {
         self.task.ensure(|| delete_expired_for_ever(self.deletion.clone(), self.interval));
     }

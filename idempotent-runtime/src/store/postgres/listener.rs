@@ -26,7 +26,8 @@ impl Listener {
 
     /// Resolves when the claim of this digest may have ended since the first poll.
     ///
-    /// If no thread drives the runtime of the connection, this never resolves, and waiting requests check every 250 ms.
+    /// If no thread drives the runtime of the connection, this never resolves, and waiting requests check every 250 ms. The
+    /// next request that waits connects again.
     pub(super) async fn ended(&self, pool: &PgPool, digest: &[u8; 32]) {
         let ends = || Ends { pool: pool.clone(), channel: self.channel.clone(), ended: Arc::clone(&self.ended) };
         self.task.ensure(|| keep_connected(ends()));

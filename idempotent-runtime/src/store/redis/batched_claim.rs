@@ -5,13 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, RedisError, RedisResult, Value};
 
-use crate::store::batch::batcher::Batcher;
-use crate::store::batch::sending::Sending;
 use crate::store::columns::span_millis;
-use crate::store::error::StoreError;
-use crate::store::redis::batched::{LARGEST, MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
+use crate::store::redis::batched::{Batched, LARGEST};
 use crate::store::redis::connection::Connection;
 use crate::store::redis::unawaited::Unawaited;
 
@@ -60,8 +57,8 @@ pub(super) struct InPipeline {
 }
 
 impl InPipeline {
-    pub(super) fn batcher(connection: Connection, unawaited: Unawaited, claims: String) -> Arc<Batcher<Self>> {
-        Batcher::new(Self { connection, unawaited, claims, expected: AtomicUsize::new(0) })
+    pub(super) fn new(connection: Connection, unawaited: Unawaited, claims: String) -> Self {
+        Self { connection, unawaited, claims, expected: AtomicUsize::new(0) }
     }
 
     /// Returns the length of the answer that the next claim may get. No caller of a batch has its record before all records of
@@ -75,35 +72,16 @@ impl InPipeline {
     }
 }
 
-impl Sending for InPipeline {
+impl Batched for InPipeline {
     type Operation = BatchedClaim;
     /// The existing value, or `None` if the key is claimed now.
     type Answer = Option<Vec<u8>>;
-    type Session = ();
-    type Error = RedisError;
-    /// The order of arrival.
-    type Place = u64;
-
-    const MOST: usize = MOST;
-    const MOST_BYTES: usize = MOST_BYTES;
-
-    fn under_way(&self) -> usize {
-        UNDER_WAY
-    }
-
-    fn place(_: &BatchedClaim, number: u64) -> u64 {
-        number
-    }
 
     fn bytes(&self, claim: &BatchedClaim) -> usize {
         claim.name.len() + claim.value.len() + self.expected()
     }
 
-    async fn session(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn send(&self, batch: &[Arc<BatchedClaim>], (): &mut ()) -> Result<Vec<Option<Self::Answer>>, RedisError> {
+    async fn send(&self, batch: &[Arc<BatchedClaim>]) -> RedisResult<Vec<Option<Self::Answer>>> {
         let mut all = redis::Pipeline::with_capacity(batch.len());
         for claim in batch {
             all.add_command(claim.command());
@@ -136,13 +114,5 @@ impl Sending for InPipeline {
     /// The server answers each command, so an error of all is that of the connection.
     fn is_rejected(_: &RedisError) -> bool {
         false
-    }
-
-    fn lost_with_its_task() -> RedisError {
-        lost_with_its_task()
-    }
-
-    fn answer_of_another(_: &Self::Answer) -> Option<Self::Answer> {
-        None
     }
 }

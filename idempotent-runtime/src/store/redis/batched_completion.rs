@@ -3,22 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::RedisError;
+use redis::{RedisError, RedisResult};
 
-use crate::store::batch::sending::Sending;
-use crate::store::error::StoreError;
-use crate::store::redis::batched::{MOST, MOST_BYTES, UNDER_WAY, lost_with_its_task};
+use crate::store::redis::batched::Batched;
 use crate::store::redis::connection::{Argument, Connection};
 use crate::store::redis::scripts::Source;
 
-pub(super) struct Completion {
+pub(super) struct BatchedCompletion {
     pub(super) name: Vec<u8>,
     pub(super) value: String,
     pub(super) ttl: Duration,
     pub(super) message: String,
 }
 
-impl Completion {
+impl BatchedCompletion {
     pub(super) fn arguments(&self) -> [Argument<'_>; 2] {
         [Argument::Text(&self.value), Argument::span(self.ttl)]
     }
@@ -39,34 +37,15 @@ pub(super) struct InScript {
     pub(super) claims: String,
 }
 
-impl Sending for InScript {
-    type Operation = Completion;
+impl Batched for InScript {
+    type Operation = BatchedCompletion;
     type Answer = u32;
-    type Session = ();
-    type Error = RedisError;
-    /// The order of arrival.
-    type Place = u64;
 
-    const MOST: usize = MOST;
-    const MOST_BYTES: usize = MOST_BYTES;
-
-    fn under_way(&self) -> usize {
-        UNDER_WAY
-    }
-
-    fn place(_: &Completion, number: u64) -> u64 {
-        number
-    }
-
-    fn bytes(&self, completion: &Completion) -> usize {
+    fn bytes(&self, completion: &BatchedCompletion) -> usize {
         completion.bytes()
     }
 
-    async fn session(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn send(&self, batch: &[Arc<Completion>], (): &mut ()) -> Result<Vec<Option<u32>>, RedisError> {
+    async fn send(&self, batch: &[Arc<BatchedCompletion>]) -> RedisResult<Vec<Option<u32>>> {
         let names: Vec<&[u8]> = batch.iter().map(|completion| &completion.name[..]).collect();
         let messages: String = batch.iter().map(|completion| &*completion.message).collect();
         let mut arguments = Vec::with_capacity(4 + 2 * batch.len());
@@ -84,13 +63,5 @@ impl Sending for InScript {
     /// A completion that is sent again recognises its own record.
     fn is_rejected(error: &RedisError) -> bool {
         error.code().is_some()
-    }
-
-    fn lost_with_its_task() -> RedisError {
-        lost_with_its_task()
-    }
-
-    fn answer_of_another(_: &u32) -> Option<u32> {
-        None
     }
 }

@@ -21,9 +21,9 @@ pub(super) async fn claim_by_set(
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let value = value::claimed(request);
     let claim = Arc::new(BatchedClaim { name: inner.name(key), value, ttl: request.ttl });
-    let sending = inner.claiming.sending();
+    let pipeline = &inner.claiming.sending().0;
     let (mut lead, mut lost) = (None, None);
-    if !inner.is_cluster() && claim.name.len() <= LARGEST && sending.expected() <= LARGEST {
+    if !inner.is_cluster() && claim.name.len() <= LARGEST && pipeline.expected() <= LARGEST {
         let call = Call::hold_back_current();
         match inner.claiming.submit(&claim, call.clone()).await? {
             // The batch has sent the name to the index.
@@ -43,7 +43,7 @@ pub(super) async fn claim_by_set(
     // The first error counts: the lost batch may have made the claim, whatever the answer to the second try.
     let answer = answer.map_err(|error| inner.error(lost.map_or(error, Arc::unwrap_or_clone)))?;
     let existing = claim.existing(answer);
-    sending.expect(existing.as_ref().map_or(0, Vec::len));
+    pipeline.expect(existing.as_ref().map_or(0, Vec::len));
     if existing.is_none() {
         index::enter_expiring(inner, &claim.name, request.ttl).await;
     }

@@ -9,7 +9,7 @@ use crate::store::batch::queue::Outcome;
 use crate::store::claim::Token;
 use crate::store::error::StoreError;
 use crate::store::redis::batched::LARGEST;
-use crate::store::redis::batched_completion::Completion;
+use crate::store::redis::batched_completion::BatchedCompletion;
 use crate::store::redis::connection::Argument;
 use crate::store::redis::inner::Inner;
 use crate::store::redis::record_limit;
@@ -24,7 +24,7 @@ pub(super) async fn complete(
 ) -> Result<u32, StoreError> {
     let (value, name) = (record_limit::value_of(inner, token, record)?, inner.name(key));
     let message = Inner::message_of(&name);
-    let completion = Arc::new(Completion { name, value, ttl, message });
+    let completion = Arc::new(BatchedCompletion { name, value, ttl, message });
     let mut lead = None;
     if inner.acknowledged.is_none() && !inner.is_cluster() && completion.bytes() <= LARGEST {
         match inner.completing.submit(&completion, None).await? {

@@ -2,7 +2,7 @@
 //! joined a Cluster, or the same server with another setting.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -19,6 +19,10 @@ const BETWEEN_CHECKS: Duration = Duration::from_secs(2);
 /// The time in which the servers must answer a check.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
+/// The age from which a check counts no longer: a claim waits for another one. The task checks more often, unless no thread
+/// drove its runtime.
+const OUTDATED: Duration = Duration::from_secs(8);
+
 pub(super) struct EvictionWatch {
     seen: Arc<Seen>,
     task: BackgroundTask,
@@ -27,19 +31,31 @@ pub(super) struct EvictionWatch {
 struct Seen {
     /// The notification that the client connects to a server.
     joined: Arc<Notify>,
+    last: Mutex<Look>,
+}
+
+/// A check of the servers.
+struct Look {
+    began_at: Instant,
+    ended_at: Instant,
     /// The policy of a server that evicts keys.
-    policy: Mutex<Option<String>>,
+    policy: Option<String>,
 }
 
 impl EvictionWatch {
     pub(super) fn new(joined: Arc<Notify>) -> Self {
-        Self { seen: Arc::new(Seen { joined, policy: Mutex::default() }), task: BackgroundTask::default() }
+        let now = Instant::now();
+        let last = Mutex::new(Look { began_at: now, ended_at: now, policy: None });
+        Self { seen: Arc::new(Seen { joined, last }), task: BackgroundTask::default() }
     }
 
     /// Rejects a claim while a server evicts keys. A task repeats the check over this connection.
-    pub(super) fn check(&self, connection: &Connection) -> Result<(), StoreError> {
+    pub(super) async fn check(&self, connection: &Connection) -> Result<(), StoreError> {
         self.task.ensure(|| look_for_ever(connection.clone(), Arc::clone(&self.seen)));
-        match &*lock(&self.seen.policy) {
+        if lock(&self.seen.last).ended_at.elapsed() > OUTDATED {
+            Box::pin(self.seen.look(connection)).await;
+        }
+        match &lock(&self.seen.last).policy {
             None => Ok(()),
             Some(policy) => Err(StoreError::takes_no_claims(Evicts { policy: policy.clone() })),
         }
@@ -48,11 +64,26 @@ impl EvictionWatch {
 
 async fn look_for_ever(connection: Connection, seen: Arc<Seen>) {
     loop {
+        seen.look(&connection).await;
         let _ = Deadline::after(BETWEEN_CHECKS).bound(seen.joined.notified()).await;
+    }
+}
+
+impl Seen {
+    async fn look(&self, connection: &Connection) {
+        let began_at = Instant::now();
+        let told = Deadline::after(TOLD_WITHIN).bound(server::policy_that_evicts(connection)).await;
+        let mut last = lock(&self.last);
+        last.ended_at = Instant::now();
         // If a server cannot be asked now, the next check asks it again.
-        let look = Deadline::after(TOLD_WITHIN).bound(server::policy_that_evicts(&connection)).await;
-        let Some(Ok(policy)) = look else { continue };
-        let before = std::mem::replace(&mut *lock(&seen.policy), policy.clone());
+        let Some(Ok(policy)) = told else { return };
+        // A check that began earlier may end later, after its runtime stood still.
+        if began_at < last.began_at {
+            return;
+        }
+        last.began_at = began_at;
+        let before = std::mem::replace(&mut last.policy, policy.clone());
+        drop(last);
         match policy {
             Some(policy) if before.is_none() => {
                 tracing::error!(

@@ -15,6 +15,7 @@ use crate::store::entry::Entry;
 use crate::store::error::{StoreError, Waited};
 use crate::store::given_back::{REMEMBERED, RememberedTokens};
 use crate::store::line::Call;
+use crate::store::redis::batched::InOneCall;
 use crate::store::redis::batched_claim::InPipeline;
 use crate::store::redis::batched_completion::InScript;
 use crate::store::redis::connection::{Acknowledged, Argument, Connection};
@@ -39,8 +40,8 @@ pub(super) struct Inner {
     pub(super) index: String,
     /// The names of the sets of claims that expire. There are several in a Cluster.
     pub(super) claims: Vec<String>,
-    pub(super) claiming: Arc<Batcher<InPipeline>>,
-    pub(super) completing: Arc<Batcher<InScript>>,
+    pub(super) claiming: Arc<Batcher<InOneCall<InPipeline>>>,
+    pub(super) completing: Arc<Batcher<InOneCall<InScript>>>,
     pub(super) unawaited: Unawaited,
     pub(super) scripts: Scripts,
     /// The check for eviction. `None` if eviction is allowed.

@@ -36,8 +36,8 @@ impl Listener {
 
     /// Waits until the claim of the key with this message may have ended since the first poll.
     ///
-    /// If no thread drives the runtime of the subscription, this never returns, and waiting requests check every 250
-    /// ms.
+    /// If no thread drives the runtime of the subscription, this never returns, and waiting requests check every 250 ms.
+    /// The next request that waits subscribes again.
     pub(super) async fn ended(&self, message: &[u8]) {
         self.task.ensure(|| keep_connected(self.ends()));
         self.ended.notified(message).await;

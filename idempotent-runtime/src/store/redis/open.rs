@@ -11,9 +11,9 @@ use redis::auth::StreamingCredentialsProvider;
 use redis::cluster_async::ClusterConnection;
 use tokio::sync::Notify;
 
-use crate::store::batch::batcher::Batcher;
 use crate::store::given_back::RememberedTokens;
 use crate::store::redis::address::Address;
+use crate::store::redis::batched::InOneCall;
 use crate::store::redis::batched_claim::InPipeline;
 use crate::store::redis::batched_completion::InScript;
 #[cfg(feature = "redis-cluster")]
@@ -203,7 +203,7 @@ impl RedisStoreBuilder {
         let (channel, index) = (format!("{}ended", self.prefix), index::name(&self.prefix));
         let claims = index::names_of_expiring(&self.prefix, !connection.sends_once());
         let (scripts, unawaited) = (Scripts::new(version >= (7, 0)), Unawaited::over(connection.clone()));
-        let claiming = InPipeline::batcher(connection.clone(), unawaited.clone(), claims[0].clone());
+        let claiming = InPipeline::new(connection.clone(), unawaited.clone(), claims[0].clone());
         let completing = InScript {
             connection: connection.clone(),
             script: scripts.complete.clone(),
@@ -216,8 +216,8 @@ impl RedisStoreBuilder {
             operators: connection.beside().map_err(RedisOpenError::Unreachable)?,
             claims,
             unawaited,
-            claiming,
-            completing: Batcher::new(completing),
+            claiming: InOneCall::batcher(claiming),
+            completing: InOneCall::batcher(completing),
             connection,
             acknowledged,
             listener: origin.map(|origin| Listener::new(origin, channel.clone())),

@@ -27,7 +27,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// The time for which a connection that never answered may still be opening, within the limits of
 /// `ConnectionManagerConfig`.
-const UNDER_WAY: Duration = Duration::from_secs(4);
+const MAY_BE_OPENING: Duration = Duration::from_secs(4);
 
 /// The pauses before a connection that leads nowhere is replaced again.
 const BETWEEN_CONNECTIONS: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
@@ -195,7 +195,7 @@ impl Line {
         match *lock(&self.answered_at) {
             Some(answered_at) => answered_at < since,
             // The connection may still be opening.
-            None => self.made_at < since && self.made_at.elapsed() > UNDER_WAY,
+            None => self.made_at < since && self.made_at.elapsed() > MAY_BE_OPENING,
         }
     }
 }

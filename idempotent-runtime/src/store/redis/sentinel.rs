@@ -28,14 +28,15 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Clone)]
 pub(super) struct Master {
     pub(super) connection: Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>,
-    changes: Arc<AtomicUsize>,
+    watched: Arc<Watched>,
     changes_before: usize,
 }
 
 impl Master {
-    /// Returns whether the master was down since, or another one was promoted.
+    /// Returns whether the master was down since, or another one was promoted. While the task that hears of that stands
+    /// still, both may have happened.
     pub(super) fn is_outdated(&self) -> bool {
-        self.changes.load(Ordering::SeqCst) != self.changes_before
+        !self.watched.listener.is_alive() || self.watched.changes.load(Ordering::SeqCst) != self.changes_before
     }
 }
 
@@ -64,15 +65,14 @@ impl Watched {
         let watched = Arc::clone(self);
         let connecting =
             async move { watched.master().await?.get_multiplexed_async_connection_with_config(&watched.config).await };
-        let (watched, changes) = (Arc::clone(self), Arc::clone(&self.changes));
-        let changes_before = changes.load(Ordering::SeqCst);
+        let changes_before = self.changes.load(Ordering::SeqCst);
+        let changes = || Changes { sentinels: self.sentinels.clone(), count: Arc::clone(&self.changes) };
+        self.listener.ensure(|| keep_connected(changes()));
         let attempt = async move {
-            let changes = || Changes { sentinels: watched.sentinels.clone(), count: Arc::clone(&watched.changes) };
-            watched.listener.ensure(|| keep_connected(changes()));
             let attempt = crate::sync::tokio::spawn(connecting).await;
             attempt.unwrap_or_else(|error| Err(io::Error::other(error).into()))
         };
-        Master { connection: attempt.boxed().shared(), changes, changes_before }
+        Master { connection: attempt.boxed().shared(), watched: Arc::clone(self), changes_before }
     }
 
     /// Returns the master that the first answering Sentinel names, if that server says that it is a master.

@@ -5,5 +5,6 @@ mod listing;
 mod prefixes;
 mod promises;
 mod rights;
+mod runtimes;
 mod sentinels;
 mod tls;
