@@ -119,6 +119,10 @@ impl<S: StoreAdmin> TestRegistry<S> {
     /// # Panics
     ///
     /// Panics if [`FaultyStore::seed_in_flight`] does.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, nothing is seeded.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
         self.store.seed_in_flight(self.registry.at_rest().key(&key)).await
     }
