@@ -5,12 +5,15 @@ use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Expr, Ident, Token};
+use syn::{Expr, Ident, Lit, Token};
 
 use crate::diagnostics::{Diagnostics, listed, nearest};
 
 /// The name of the first internal argument, which the attribute adds when it moves itself behind the other attributes.
 pub(crate) const LAST: &str = "__idempotent_last";
+
+/// The arguments that need no value.
+pub(crate) const FLAGS: &[&str] = &["shared_scope", "required"];
 
 /// Names that other libraries use for an argument, and the text to write instead.
 pub(crate) const SYNONYMS: &[(&[&str], &str)] = &[
@@ -71,10 +74,12 @@ impl Arguments {
         self.given.iter().find(|argument| argument.name == name)
     }
 
-    /// Returns the scope as it is written, for a message that names it.
+    /// Returns the scope as it is written, for a message that names it. An expression is too long for a message.
     pub(crate) fn scope(&self) -> String {
         let written = self.get("scope").and_then(|scope| scope.value.as_ref());
-        written.map_or_else(|| "\"charges\"".to_owned(), |scope| scope.to_token_stream().to_string())
+        written
+            .filter(|scope| is_short(scope))
+            .map_or_else(|| "\"charges\"".to_owned(), |scope| scope.to_token_stream().to_string())
     }
 
     fn parse_one(&mut self, input: ParseStream<'_>, diagnostics: &mut Diagnostics) -> syn::Result<()> {
@@ -106,13 +111,32 @@ impl Arguments {
         } else if input.is_empty() || input.peek(Token![,]) {
             None
         } else {
-            return Err(input.error(format!("expected `=` and a value after `{written}`")));
+            let message = if FLAGS.contains(&&*written) {
+                flag_takes(&written)
+            } else {
+                format!("expected `=` and a value after `{written}`")
+            };
+            return Err(input.error(message));
         };
         if is_known && self.get(&written).is_none() {
             self.given.push(Argument { name, value });
         }
         Ok(())
     }
+}
+
+/// Returns whether the value is a string or a path.
+fn is_short(value: &Expr) -> bool {
+    match value {
+        Expr::Lit(literal) => matches!(literal.lit, Lit::Str(_)),
+        Expr::Group(group) => is_short(&group.expr),
+        value => matches!(value, Expr::Path(_)),
+    }
+}
+
+/// Returns the message for a flag with another value.
+pub(crate) fn flag_takes(flag: &str) -> String {
+    format!("`{flag}` is `true` or `false`; write `{flag}`")
 }
 
 /// Returns a hint at the argument that an unknown name probably means.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use syn::spanned::Spanned;
 use syn::{Expr, Lit, LitStr, Path};
 
-use crate::args::{Argument, Arguments};
+use crate::args::{Argument, Arguments, FLAGS, flag_takes};
 use crate::constant::{Kind, Value, constant};
 use crate::diagnostics::{Diagnostics, nearest};
 use crate::runtime::Runtime;
@@ -94,6 +94,7 @@ impl Reader<'_> {
     }
 
     pub(crate) fn flag(&mut self, name: &str) -> bool {
+        debug_assert!(FLAGS.contains(&name), "{name} is no flag");
         match self.arguments.get(name).map(|argument| argument.value.as_ref().map(ungrouped)) {
             None => false,
             Some(None) => true,
@@ -101,7 +102,7 @@ impl Reader<'_> {
                 matches!(&literal.lit, Lit::Bool(literal) if literal.value)
             }
             Some(Some(other)) => {
-                self.diagnostics.error(other, format!("`{name}` takes no value; write `{name}`"));
+                self.diagnostics.error(other, flag_takes(name));
                 false
             }
         }

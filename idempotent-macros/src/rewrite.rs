@@ -9,7 +9,7 @@ use crate::claim_line::ClaimLine;
 use crate::diagnostics::Diagnostics;
 use crate::handler::Handler;
 use crate::model::{self, Model};
-use crate::reader::string_of;
+use crate::reader::{string_of, word_of};
 use crate::{expand, fallback};
 
 pub(crate) fn rewrite(arguments: &TokenStream, item: &TokenStream) -> TokenStream {
@@ -49,6 +49,15 @@ fn check_beside(parsed: &Arguments, handler: &Handler, diagnostics: &mut Diagnos
                            request; write `header = \"x-request-id\"` if the key comes in another header";
             diagnostics.error(value, message);
         }
+    }
+    if let Some(caller) = parsed.get("caller").and_then(|argument| argument.value.as_ref())
+        && matches!(word_of(caller).as_deref(), Some("none" | "None"))
+        && !handler.binds_any_of(caller)
+    {
+        diagnostics.error(
+            caller,
+            "`caller` is an expression, which needs a type; leave `caller` out, or write `None::<String>`",
+        );
     }
     if let Some(isolation) = parsed.get("isolation")
         && !handler.names_a_transaction()

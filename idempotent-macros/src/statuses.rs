@@ -58,10 +58,14 @@ impl Reader<'_> {
                     Some((hundreds * 100, hundreds * 100 + 99))
                 }
                 _ => {
-                    self.diagnostics.error(element, SHAPE);
+                    self.diagnostics.error(element, format!("{SHAPE}; write `cache = [201]`, or remove the argument"));
                     None
                 }
             },
+            Expr::Path(path) if path.path.segments.iter().any(|segment| segment.ident == "StatusCode") => {
+                self.diagnostics.error(element, format!("{SHAPE}; write the number, such as `201`"));
+                None
+            }
             _ => {
                 self.diagnostics.error(element, format!("{SHAPE}; `cache = all` records every response"));
                 None

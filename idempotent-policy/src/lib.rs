@@ -195,7 +195,7 @@ pub const fn lease(given: Option<Duration>, ttl: Duration) -> Result<Duration, &
         None if LEASE.as_nanos() > ttl.as_nanos() => Ok(ttl),
         None => Ok(LEASE),
         Some(lease) if lease.as_nanos() <= ttl.as_nanos() => Ok(lease),
-        Some(_) => Err("must not be longer than `ttl`: a claim would outlive its memory"),
+        Some(_) => Err("must not be longer than `ttl`: a claim is forgotten after its `ttl`"),
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod op;
 pub(crate) mod open_telemetry;
 #[cfg(not(feature = "metrics"))]
 pub(crate) mod silent;
+pub(crate) mod start_up;
 pub(crate) mod telemetry;
 pub(crate) mod traceparent;
 

@@ -101,6 +101,8 @@ impl Outcome {
 pub(crate) fn other_request(scope: &str, difference: &Difference) {
     let (differs, header) = (difference.as_str(), difference.header());
     observe::mismatched(scope, differs, header);
+    // Most differences have no header.
+    let header = (!header.is_empty()).then_some(header);
     tracing::info!(scope, differs, header, "a key was used for another request: it is rejected, and nothing ran");
 }
 
@@ -113,41 +115,21 @@ pub(crate) fn no_fingerprint(policy: &Policy, error: Unserialisable) {
     );
 }
 
-/// Logs that `install` was called with a registry that names no caller, for handlers that name no caller either.
-pub(crate) fn without_caller(policies: impl Iterator<Item = &'static Policy>) {
-    let handlers: Vec<String> = policies.filter(|policy| !policy.has_caller()).map(Policy::handler).collect();
-    if !handlers.is_empty() {
-        tracing::warn!(
-            handlers = handlers.join(", "),
-            "some handlers name no caller: a retry with renewed credentials is rejected; write `caller = …`, or \
-             `Registry::builder(…).caller(…)` for all of them"
-        );
-    }
-}
-
-/// Logs that handlers take their transactions from a pool with few connections.
-pub(crate) fn small_pool(store: &str, connections: u32, handlers: &[String]) {
-    tracing::warn!(
-        store,
-        connections,
-        handlers = handlers.join(", "),
-        "some handlers take a `Tx` from a small pool: if they also take a second connection from it, they can block each other; \
-         write through the `Tx` alone, or take the second connection from another pool"
-    );
-}
-
 /// Logs that a claim failed in the store.
 pub(crate) fn claim_failed(policy: &Policy, store: &str, error: &StoreError) {
     if matches!(error, StoreError::OverQuota) {
-        tracing::warn!(
-            scope = policy.scope(),
-            handler = %policy,
-            store,
-            "a caller has used up its share of the store: its new keys are rejected, and those of others accepted"
-        );
-        return;
+        return over_quota(policy, store);
     }
     of_handler!(error, policy, store, error = error as &dyn Error, "the store could not be asked for a claim");
+}
+
+fn over_quota(policy: &Policy, store: &str) {
+    of_handler!(
+        warn,
+        policy,
+        store,
+        "a caller has used up its share of the store: its new keys are rejected, and those of others accepted"
+    );
 }
 
 /// Logs that the handler ran, and that the store has not yet accepted its result.
@@ -250,26 +232,57 @@ pub(crate) fn claim_handed_over(policy: &Policy, store: &str) {
 
 /// Logs that the handler's transaction could not be begun or committed.
 pub(crate) fn transaction_failed(policy: &Policy, store: &str, error: &TransactionError) {
-    if let TransactionError::Conflict(_) = error {
+    let source = error as &dyn Error;
+    match error {
         // Conflicts are part of the isolation that the application has chosen: the client retries.
-        return of_handler!(
+        TransactionError::Conflict(_) => of_handler!(
             info,
             policy,
             store,
-            error = error as &dyn Error,
+            error = source,
             "a handler's transaction conflicts with another one: nothing was kept, and the client is told to retry"
-        );
-    }
-    if let TransactionError::Unseen = error {
-        return of_handler!(
+        ),
+        TransactionError::Unseen => of_handler!(
             warn,
             policy,
             store,
-            error = error as &dyn Error,
+            error = source,
             "a handler's transaction was aborted: nothing was kept, and the client is told to retry"
-        );
+        ),
+        TransactionError::Store(StoreError::OverQuota) => over_quota(policy, store),
+        // Also the commit of a request without a key, whose outcome nothing shows.
+        TransactionError::Store(_) => {
+            of_handler!(
+                error,
+                policy,
+                store,
+                error = source,
+                "the store failed a handler's transaction: the client gets 503"
+            );
+        }
+        TransactionError::RolledBack(_) => of_handler!(
+            error,
+            policy,
+            store,
+            error = source,
+            "the store failed a handler's transaction: nothing was kept, and the client gets 503"
+        ),
+        TransactionError::Overtaken => of_handler!(
+            error,
+            policy,
+            store,
+            error = source,
+            "the key of a handler's transaction has a record of another request: nothing was kept, and the client gets 503"
+        ),
+        TransactionError::Unknown(_) => of_handler!(
+            error,
+            policy,
+            store,
+            error = source,
+            "the outcome of a handler's transaction is unknown: the client gets 503, and a retry with the key finds out"
+        ),
+        _ => of_handler!(error, policy, store, error = source, "the handler's transaction failed: the client gets 500"),
     }
-    of_handler!(error, policy, store, error = error as &dyn Error, "the handler's transaction failed");
 }
 
 /// Logs that the handler requests two transactions in different ways.
@@ -296,17 +309,6 @@ pub(crate) fn second_run(policy: &Policy) {
     );
 }
 
-/// Logs that two handlers share a scope, so their keys could collide, under a registry that was not installed.
-pub(crate) fn shared_scope(first: &Policy, second: &Policy) {
-    tracing::error!(
-        scope = first.scope(),
-        %first,
-        %second,
-        "two handlers have one scope: one may replay the other's responses; \
-         give each its own with `scope = \"…\"`, or write `shared_scope` on both"
-    );
-}
-
 /// Logs that there is no registry, or that the registry cannot serve this handler.
 pub(crate) fn misconfigured(policy: &Policy, has_registry: bool) {
     match (policy.store(), has_registry) {
@@ -318,8 +320,8 @@ pub(crate) fn misconfigured(policy: &Policy, has_registry: bool) {
         (_, false) => tracing::error!(
             scope = policy.scope(),
             handler = %policy,
-            "no registry is installed: the request ran nothing; call `idempotent_runtime::install(store)` at start-up or add \
-             `.layer(registry.layer())`"
+            "no registry is installed: the request ran nothing; call `idempotent_runtime::install(store)` at start-up, or add \
+             `.layer(registry.layer())` after the routes and after each `IdempotencyLayer`"
         ),
         (Some(name), true) => tracing::error!(
             scope = policy.scope(),

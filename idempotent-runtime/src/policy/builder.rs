@@ -77,7 +77,7 @@ impl Policy {
 impl PolicyBuilder {
     /// Sets how long a record is kept, at least a second and at most 100 years; 24 hours by default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.check("ttl", idempotent_policy::check_ttl(ttl), ".ttl(Duration::from_hours(24))");
+        self.check("ttl", idempotent_policy::check_ttl(ttl), ".ttl(Duration::from_secs(24 * 60 * 60))");
         self.settings.ttl = ttl;
         self
     }

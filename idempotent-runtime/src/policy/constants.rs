@@ -18,7 +18,7 @@ macro_rules! checked {
     };
 }
 
-checked!(constant_ttl, Duration, idempotent_policy::check_ttl, "ttl", "`Duration::from_hours(24)`");
+checked!(constant_ttl, Duration, idempotent_policy::check_ttl, "ttl", "`Duration::from_secs(24 * 60 * 60)`");
 checked!(constant_lease, Duration, idempotent_policy::check_lease, "lease", "`Duration::from_secs(30)`");
 checked!(constant_wait, Duration, idempotent_policy::check_wait, "wait", "`Duration::from_secs(5)`");
 

@@ -157,7 +157,7 @@ impl RegistryBuilder {
     /// async fn create_charge() {}
     ///
     /// // As read from a file or the environment.
-    /// let ttl = Duration::from_hours(72);
+    /// let ttl = Duration::from_secs(72 * 60 * 60);
     /// Registry::builder(MemoryStore::new()).policy("charges", |policy| policy.ttl(ttl))?.build().install()?;
     /// assert_eq!(policies().next().map(|policy| policy.ttl()), Some(ttl));
     /// # Ok::<(), Box<dyn std::error::Error>>(())

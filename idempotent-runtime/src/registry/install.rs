@@ -8,7 +8,7 @@ use axum::Extension;
 use http::Extensions;
 
 use crate::observe;
-use crate::observe::telemetry;
+use crate::observe::start_up;
 use crate::policy::Policy;
 use crate::policy::registration::written_policies;
 use crate::registry::Registry;
@@ -62,12 +62,14 @@ impl Registry {
     ///
     /// With the feature `metrics`, the series of all annotated handlers begin at 0 now, if a recorder is installed.
     ///
-    /// `install` can log two warnings, each once:
+    /// `install` can log three warnings:
     ///
     /// - the handlers without a caller, if the registry has no [`caller`](crate::RegistryBuilder::caller) either: such
     ///   a handler rejects a client that renews its credentials between two attempts;
     /// - each store whose handlers take a [`Tx`](crate::Tx) from a pool of fewer than ten connections, because a
-    ///   handler that takes a second connection can exhaust the pool.
+    ///   handler that takes a second connection can exhaust the pool;
+    /// - each store in memory whose handlers have `after_crash = "reject"`, because it forgets their claims with its
+    ///   process.
     ///
     /// # Errors
     ///
@@ -79,9 +81,10 @@ impl Registry {
         INSTALLED.set(self.clone()).map_err(|_| InstallError::AlreadyInstalled)?;
         self.begin_series();
         if self.0.caller.is_none() {
-            telemetry::without_caller(written_policies());
+            start_up::without_caller(written_policies());
         }
         self.warn_of_small_pools(written_policies());
+        self.warn_of_forgotten_claims(written_policies());
         Ok(self)
     }
 
@@ -138,18 +141,24 @@ impl Registry {
         })
     }
 
+    /// Warns about handlers that must not run again and whose claims end with the process.
+    fn warn_of_forgotten_claims(&self, policies: impl Iterator<Item = &'static Policy>) {
+        for (name, handlers) in by_store(policies.filter(|policy| !policy.after_crash().may_rerun())) {
+            // A store that answers at once is in this process's memory.
+            if self.store_named(name).is_some_and(|store| store.immediate().is_some()) {
+                start_up::forgotten_claims(name.unwrap_or("default"), &handlers);
+            }
+        }
+    }
+
     /// Warns about small pools. A handler holds the connection of its `Tx` while it waits for a second one of the same
     /// pool. All of them stall when as many such handlers run as the pool has connections.
     fn warn_of_small_pools(&self, policies: impl Iterator<Item = &'static Policy>) {
-        let mut by_store = BTreeMap::<_, Vec<_>>::new();
-        for policy in policies.filter(|policy| policy.database().is_some()) {
-            by_store.entry(policy.store()).or_default().push(policy.handler());
-        }
-        for (name, handlers) in by_store {
+        for (name, handlers) in by_store(policies.filter(|policy| policy.database().is_some())) {
             let transactions = self.store_named(name).and_then(|store| store.transactions());
             let connections = transactions.and_then(|transactions| transactions.holder.connections());
             if let Some(connections) = connections.filter(|&connections| connections < MANY_CONNECTIONS) {
-                telemetry::small_pool(name.unwrap_or("default"), connections, &handlers);
+                start_up::small_pool(name.unwrap_or("default"), connections, &handlers);
             }
         }
     }
@@ -172,8 +181,17 @@ impl Registry {
             // Requests of handlers with the same default scope are rejected, and each rejection is logged with the
             // reason.
             if !(first.settings().has_default_scope && second.settings().has_default_scope) {
-                telemetry::shared_scope(first, second);
+                start_up::shared_scope(first, second);
             }
         }
     }
+}
+
+/// Returns the handlers by the name of their store.
+fn by_store(policies: impl Iterator<Item = &'static Policy>) -> BTreeMap<Option<&'static str>, Vec<String>> {
+    let mut by_store = BTreeMap::<_, Vec<_>>::new();
+    for policy in policies {
+        by_store.entry(policy.store()).or_default().push(policy.handler());
+    }
+    by_store
 }

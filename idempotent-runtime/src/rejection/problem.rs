@@ -263,7 +263,7 @@ impl Rejection {
                 status = status.as_u16()
             ),
             Self::KeyReused => {
-                "This request ran nothing. A retry must repeat the first request with this key exactly; this one asks for something else.".to_owned()
+                "This request ran nothing. A retry must repeat the first request with this key; this one asks for something else.".to_owned()
             }
             Self::OtherCredentials => {
                 "This key was used by a request with other credentials. This request ran nothing. Retry with the credentials of the first request.".to_owned()
@@ -274,7 +274,7 @@ impl Rejection {
                 "This request ran nothing; the first one ended without a recorded response. Retry with the same key.".to_owned()
             }
             Self::OutcomeUnknown => {
-                "The server died while it ran this request, which may have taken effect. It is not run again.".to_owned()
+                "The server did not finish this request, which may have taken effect. It is not run again.".to_owned()
             }
             Self::ClaimLost { .. } => {
                 "This request was executed, but it lost its key while it ran. Another request with this key may have been executed too. Retry with the same key to get the response that counts.".to_owned()

@@ -9,7 +9,8 @@ use crate::request::identify::Gate;
 #[diagnostic::on_unimplemented(
     message = "`caller` must be a value that is `Display`, a tuple of such values, or an `Option`, but this is `{Self}`",
     label = "does not implement `Display`",
-    note = "write `caller = user.id`, `caller = (tenant.id, user.id)`, or `caller = session.map(|session| session.user)`"
+    note = "write `caller = user.id`, `caller = (tenant.id, user.id)`, or `caller = session.map(|session| session.user)`",
+    note = "for a future write `.await` after it; for a header `headers.get(…).and_then(|value| value.to_str().ok())`"
 )]
 pub trait CallerPart {
     /// Returns the value as text.

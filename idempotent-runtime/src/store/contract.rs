@@ -175,8 +175,8 @@ pub trait Store: Send + Sync + 'static {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the store of a registry",
     label = "expected `MemoryStore`, `SqliteStore`, `RedisStore`, `PostgresStore`, or a store of your own",
-    note = "for a pool write `PostgresStore::new(pool)`; for a file `SqliteStore::open(path).await?`; for a URL `RedisStore::connect(url).await?` or `PostgresStore::connect(url).await?`",
-    note = "for a future write `.await` after it, and for a `Result` write `?`",
+    note = "for a `PgPool` write `PostgresStore::new(pool)`; for SQLite, also beside a `SqlitePool`, `SqliteStore::open(path).await?`; for a URL `RedisStore::connect(url).await?` or `PostgresStore::connect(url).await?`",
+    note = "for a future write `.await` after it, for a `Result` write `?`, and for a `Registry` write `registry.install()?`",
     note = "a store of your own needs `Store` and `StoreAdmin`"
 )]
 pub trait StoreAdmin: Store {

@@ -47,16 +47,28 @@ mod redis {
     use crate::store::redis::value;
 
     /// Returns the value that the store writes for a record.
+    ///
+    /// # Errors
+    ///
+    /// If the record cannot be written as JSON.
     pub fn redis_value(token: Token, record: &Record) -> Result<String, StoreError> {
         value::completed(token, record)
     }
 
     /// Reads a value as a claim does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`] if no store has written the value.
     pub fn redis_record(value: &[u8]) -> Result<Claim, StoreError> {
         value::existing(value)
     }
 
     /// Reads a value as an operator does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`] if no store has written the value.
     pub fn redis_entry(key: RecordKey, value: &[u8], left: i64, now: i64) -> Result<Entry, StoreError> {
         value::entry(key, value, left, now)
     }
@@ -121,6 +133,10 @@ mod sql {
         }
 
         /// Reads the row as a claim does.
+        ///
+        /// # Errors
+        ///
+        /// [`StoreError::Damaged`] if no store has written the row.
         pub fn stored(&self) -> Result<Stored, StoreError> {
             Ok(match StoredState::from_row(self)? {
                 StoredState::Claimed(ExistingClaim { token, fingerprint, attempt, leased, expires }) => {
@@ -131,6 +147,10 @@ mod sql {
         }
 
         /// Reads the row as an operator does.
+        ///
+        /// # Errors
+        ///
+        /// [`StoreError::Damaged`] if no store has written the row.
         pub fn entry(&self) -> Result<Entry, StoreError> {
             Entry::from_row(self)
         }

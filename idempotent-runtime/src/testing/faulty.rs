@@ -78,6 +78,10 @@ impl<S: StoreAdmin> FaultyStore<S> {
     /// # Panics
     ///
     /// Panics if the key already has an entry, or the inner store fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, nothing is seeded.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
         let existing = self.store.get(&key).await.expect("the inner store can be asked");
         assert!(

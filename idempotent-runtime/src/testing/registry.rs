@@ -121,6 +121,10 @@ impl<S: StoreAdmin> TestRegistry<S> {
     ///
     /// Panics if [`FaultyStore::seed_in_flight`] does, or if no handler of the scope sees the claim: each of them takes a
     /// [`Tx`](crate::Tx), or has a store of another name.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, nothing is seeded.
     pub async fn seed_in_flight(&self, key: RecordKey) -> SeededClaim<S> {
         assert_seen(&key.scope());
         self.store.seed_in_flight(self.registry.at_rest().key(&key)).await

@@ -158,6 +158,10 @@ impl<S: StoreAdmin> SeededClaim<S> {
     /// # Errors
     ///
     /// Fails if the store fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the claim may have ended, or it holds the key for ever.
     pub async fn release(self) -> Result<(), StoreError> {
         if let Some(seed) = self.seeds.0.lock().await.remove(&self.key) {
             let _held = self.store.release(&self.key, seed.token).await?;
@@ -175,6 +179,10 @@ impl<S: StoreAdmin> SeededClaim<S> {
     /// # Panics
     ///
     /// Panics if the response's body breaks off.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the claim may have ended, or it holds the key for ever.
     pub async fn complete(self, response: impl IntoResponse) -> Result<(), StoreError> {
         let (parts, body) = response.into_response().into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("the body of a recorded response is whole");
@@ -188,6 +196,10 @@ impl<S: StoreAdmin> SeededClaim<S> {
     /// # Errors
     ///
     /// Fails if the store fails, or if the claim is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the claim may have ended, or it holds the key for ever.
     pub async fn crash(self) -> Result<(), StoreError> {
         self.end(Ending::Crashed).await
     }

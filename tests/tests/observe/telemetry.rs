@@ -79,6 +79,9 @@ async fn every_guarded_request_has_one_span_with_scope_and_outcome() {
             "missing_key",
         ]
     );
+    let lines = logs.of_level("INFO");
+    let mismatch = lines.iter().find(|line| line.contains("a key was used for another request")).expect("it is logged");
+    assert!(mismatch.contains("differs=\"body\"") && !mismatch.contains("header="), "{mismatch}");
     assert!(
         logs.text().lines().any(|line| line.contains("idempotent{") && line.contains("inside the handler")),
         "the handler runs inside the span"

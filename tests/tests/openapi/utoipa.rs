@@ -293,6 +293,27 @@ fn rejections_are_one_component_of_a_document_with_the_modifier() {
     assert_eq!(own["schema"]["$ref"], "#/components/schemas/ApiError", "what the user wrote stays");
 }
 
+/// The codes of the component are those that the pages explain.
+#[test]
+fn every_code_of_the_component_is_in_both_tables() {
+    #[derive(OpenApi)]
+    #[openapi(paths(above::create_charge), modifiers(&ProblemComponent))]
+    struct Api;
+    let document = serde_json::to_value(Api::openapi()).expect("JSON");
+    let codes = &document["components"]["schemas"]["IdempotencyProblem"]["properties"]["code"]["enum"];
+    let codes: Vec<&str> = codes.as_array().expect("codes").iter().filter_map(Value::as_str).collect();
+    assert!(codes.len() >= 15, "{codes:?}");
+    for (name, cell) in [("guide/rejections.md", 3), ("rejection/stripe.rs", 1)] {
+        let path = format!("{}/../idempotent-runtime/src/{name}", env!("CARGO_MANIFEST_DIR"));
+        let page = std::fs::read_to_string(path).expect("the page is text");
+        let rows = page.lines().map(|line| line.trim_start_matches("/// ")).filter(|line| line.starts_with("| "));
+        let listed: Vec<&str> =
+            rows.filter_map(|row| row.split('|').nth(cell)).map(|cell| cell.trim().trim_matches('`')).collect();
+        let missing: Vec<_> = codes.iter().filter(|code| !listed.contains(code)).collect();
+        assert!(missing.is_empty(), "{name}: {missing:?}");
+    }
+}
+
 /// Says all of it itself.
 #[utoipa::path(post, path = "/own",
     params(("Idempotency-Key" = String, Header, description = "mine")),

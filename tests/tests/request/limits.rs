@@ -110,7 +110,7 @@ fn durations_over_a_century_are_invalid_policies() {
     assert_eq!(
         mistakes,
         [
-            "`ttl` must be at most 100years; write `.ttl(Duration::from_hours(24))`",
+            "`ttl` must be at most 100years; write `.ttl(Duration::from_secs(24 * 60 * 60))`",
             "`lease` must be at most 100years; write `.lease(Duration::from_secs(30))`",
         ]
     );

@@ -295,9 +295,11 @@ macro_rules! transactions_of {
 
             #[tokio::test]
             async fn failed_record_or_commit_keeps_nothing_and_is_told() {
-                for (path, expected) in
-                    [("/unrecordable", (503, "store_unavailable")), ("/violates", (500, "transaction_failed"))]
-                {
+                let stored = "the store failed a handler's transaction: nothing was kept, and the client gets 503";
+                for (path, expected, line_of) in [
+                    ("/unrecordable", (503, "store_unavailable"), stored),
+                    ("/violates", (500, "transaction_failed"), "the handler's transaction failed: the client gets 500"),
+                ] {
                     let bench = Bench::new(&Runs::free()).await;
                     let logs = Logs::collect();
                     let failed = bench.post(path, "planted-key", "").await;
@@ -305,7 +307,7 @@ macro_rules! transactions_of {
                     assert_eq!((failed.status.as_u16(), code.as_str()), expected);
                     assert_eq!(bench.rows().await, [""; 0], "{path}");
                     let errors = logs.of_level("ERROR");
-                    assert!(errors.iter().any(|line| line.contains("the handler's transaction failed")), "{errors:?}");
+                    assert!(errors.iter().any(|line| line.contains(line_of)), "{errors:?}");
                     assert!(!logs.text().contains("planted-key"));
                     let retry = bench.post(path, "planted-key", "").await;
                     assert_eq!((retry.text(), retry.is_replay()), ("done", false), "{path}");

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use idempotent_runtime::store::{PostgresStore, SqliteStore};
 use idempotent_runtime::testing::{FaultyStore, TransactionPhase};
-use idempotent_tests::{Mode, Server, Tmpfs, answer};
+use idempotent_tests::{Logs, Mode, Server, Tmpfs, answer};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;
 
@@ -208,14 +208,37 @@ async fn faults_of_the_testing_kit_hit_each_phase_of_a_tx() {
     let server = server(store.clone(), post(in_sqlite)).await;
     for phase in [TransactionPhase::Begin, TransactionPhase::Record, TransactionPhase::Commit] {
         store.fail_transactions(Some(phase));
+        let logs = Logs::collect();
         assert_eq!(
             send(&server, &format!("{phase:?}"), "insert a").await.rejection(),
             "store_unavailable",
             "{phase:?}"
         );
+        let errors = logs.of_level("ERROR");
+        let [error] = &errors[..] else { panic!("{phase:?}: {errors:?}") };
+        assert!(error.contains("the store failed a handler's transaction: "), "{phase:?}: {error}");
+        assert!(error.contains("the client gets 503"), "{phase:?}: {error}");
     }
+    // Nothing shows whether the commit of a request without a key took effect.
+    let logs = Logs::collect();
+    let commit = answer(server.post("/charges").body("insert a")).await;
+    assert_eq!(commit.rejection(), "store_unavailable");
+    let errors = logs.of_level("ERROR");
+    assert!(errors.len() == 1 && !errors[0].contains("nothing was kept"), "{errors:?}");
     store.fail_transactions(None);
     assert_eq!(send(&server, "Commit", "insert b").await.status, StatusCode::CREATED, "nothing was kept");
     let rows: Vec<String> = sqlx::query_scalar("SELECT note FROM charges").fetch_all(&pool).await.expect("it is read");
     assert_eq!(rows, ["b"]);
+}
+
+#[tokio::test]
+async fn caller_over_its_share_is_no_error_of_the_store() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = SqliteStore::builder(folder.path().join("app.db")).max_bytes(1 << 20).max_bytes_per_caller(1);
+    let server = server(store.open().await.expect("the store opens"), post(in_sqlite)).await;
+    let logs = Logs::collect();
+    assert_eq!(send(&server, "k", "insert a").await.rejection(), "store_unavailable");
+    assert_eq!(logs.of_level("ERROR"), [""; 0]);
+    let warnings = logs.of_level("WARN");
+    assert!(warnings.len() == 1 && warnings[0].contains("a caller has used up its share"), "{warnings:?}");
 }

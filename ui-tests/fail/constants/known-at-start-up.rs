@@ -20,4 +20,7 @@ async fn variable() {}
 #[idempotent(store = std::env::var("STORE").unwrap())]
 async fn store() {}
 
+#[idempotent(scope = concat!("charges", "-", "eu"), lease = settings().await.lease)]
+async fn long_scope() {}
+
 fn main() {}

@@ -69,7 +69,7 @@ pub(super) fn describe() {
     describe_gauge!(OLDEST_IN_FLIGHT_SECONDS, Unit::Seconds, "How long the oldest running handler has run.");
     describe_histogram!(REPLAY_AGE_SECONDS, Unit::Seconds, "How old replayed records are.");
     describe_histogram!(STORE_DURATION_SECONDS, Unit::Seconds, "How long the calls of stores take.");
-    describe_counter!(STORE_ERRORS_TOTAL, Unit::Count, "Calls of stores that failed or were cut off.");
+    describe_counter!(STORE_ERRORS_TOTAL, Unit::Count, "Calls of stores that failed or exceeded `store_timeout`.");
     describe_gauge!(UNKNOWN_OUTCOMES, Unit::Count, "Requests that may have been executed and may not run again.");
     describe_counter!(
         MISMATCHES_TOTAL,

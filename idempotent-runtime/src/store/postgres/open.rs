@@ -132,6 +132,10 @@ impl PostgresStore {
     /// # Errors
     ///
     /// If the URL is malformed, the server cannot be reached, or the server rejects the connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection. Nothing in the database changes.
     pub async fn connect(url: &str) -> Result<Self, sqlx::Error> {
         // The test would cost a round trip for each transaction of a handler. A statement on a broken connection fails anyway.
         Ok(Self::new(Self::connect_pool(url, PgPoolOptions::new().test_before_acquire(false)).await?))
@@ -149,6 +153,10 @@ impl PostgresStore {
     ///
     /// If the URL is malformed, the connection would not be encrypted, the server cannot be reached, or the server rejects the
     /// connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection. Nothing in the database changes.
     ///
     /// # Examples
     ///

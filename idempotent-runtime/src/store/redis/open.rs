@@ -176,6 +176,11 @@ impl RedisStoreBuilder {
     /// # Errors
     ///
     /// [`RedisOpenError`] says what is wrong and what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connections. A name on which the store tried its commands may stay on the server; no listing
+    /// shows it.
     pub async fn open(self) -> Result<RedisStore, RedisOpenError> {
         let joined = Arc::new(Notify::new());
         let (connection, origin) = match self.source {
@@ -278,6 +283,10 @@ impl RedisStore {
     /// # Errors
     ///
     /// [`RedisOpenError`] says what is wrong and what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as that of [`RedisStoreBuilder::open`].
     pub async fn connect(url: &str) -> Result<Self, RedisOpenError> {
         Self::builder(url).open().await
     }
@@ -314,6 +323,10 @@ impl RedisStore {
     /// # Errors
     ///
     /// [`RedisOpenError`] says what is wrong and what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call only reads. Dropping the future closes the connection.
     #[cfg(feature = "operate")]
     pub async fn is_in_cluster(url: &str) -> Result<bool, RedisOpenError> {
         let connection = Origin::of(Address::of(url)?, None)?.connect().await?;

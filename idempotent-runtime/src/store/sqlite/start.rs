@@ -18,6 +18,11 @@ impl SqliteStoreBuilder {
     /// # Errors
     ///
     /// [`SqliteOpenError`] names the path and what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// The store's own thread opens the file, so the file may exist after the future is dropped. Its tables are created or updated
+    /// in one transaction. The thread then ends.
     pub async fn open(self) -> Result<SqliteStore, SqliteOpenError> {
         if let Some(path) = self.no_path {
             return Err(SqliteOpenError::NoPath { path });
@@ -49,6 +54,10 @@ impl SqliteStore {
     /// # Errors
     ///
     /// [`SqliteOpenError`] names the path and what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as that of [`SqliteStoreBuilder::open`].
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, SqliteOpenError> {
         Self::builder(path).open().await
     }

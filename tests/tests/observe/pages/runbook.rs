@@ -1,6 +1,7 @@
 //! The runbook has a section for every alert, outcome and rejection that refers to it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::promql::exposition;
 use super::{path, read};
@@ -26,6 +27,41 @@ fn every_link_of_the_pages_leads_somewhere() {
             let file = if file.is_empty() { name } else { file };
             assert!(path(file).exists(), "{name}: {link}");
             assert!(anchor.is_empty() || anchors(&read(file)).contains(anchor), "{name}: {link}");
+        }
+    }
+}
+
+/// Texts in italics that are no log lines: two panels of the dashboard, and a term.
+const OTHERS: [&str; 3] = ["store errors", "oldest in flight", "record key"];
+
+#[test]
+fn every_log_line_of_the_runbook_is_logged() {
+    let mut logged = String::new();
+    sources(&path("../../idempotent-runtime/src"), &mut logged);
+    let runbook = read("runbook.md").replace("**", "");
+    let lines: BTreeSet<String> = runbook
+        .split("\n\n")
+        .flat_map(|paragraph| paragraph.split('*').skip(1).step_by(2))
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        // Commands have asterisks too.
+        .filter(|line| line.starts_with(char::is_alphabetic) && !OTHERS.contains(&line.as_str()))
+        .collect();
+    assert!(lines.len() > 8, "{lines:?}");
+    let missing: Vec<_> = lines.iter().filter(|line| !logged.contains(line.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Collects the files in this folder, with each text on one line.
+fn sources(folder: &Path, all: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, all);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = std::fs::read_to_string(&path).expect("the source is text");
+            let mut parts = source.split("\\\n");
+            all.push_str(parts.next().unwrap_or_default());
+            parts.for_each(|part| all.push_str(part.trim_start()));
         }
     }
 }

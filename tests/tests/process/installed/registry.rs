@@ -24,11 +24,15 @@ async fn in_a_named_store(State(runs): State<Runs>) -> String {
 #[idempotent(scope = "with-a-caller", caller = 1)]
 async fn with_a_caller() {}
 
+#[idempotent(scope = "never-again", caller = 1, store = "payments", after_crash = "reject")]
+async fn never_again() {}
+
 fn router(runs: &Runs) -> Router {
     Router::new()
         .route("/default", post(in_the_default_store))
         .route("/named", post(in_a_named_store))
         .route("/with-a-caller", post(with_a_caller))
+        .route("/never-again", post(never_again))
         .with_state(runs.clone())
 }
 
@@ -48,7 +52,11 @@ async fn requests_without_a_registry_are_rejected(server: &Server, runs: &Runs, 
     let errors = logs.of_level("ERROR");
     assert_eq!(errors.len(), 2, "{errors:?}");
     for error in errors {
-        for part in ["no registry is installed: the request ran nothing", "idempotent_runtime::install(store)"] {
+        for part in [
+            "no registry is installed: the request ran nothing",
+            "idempotent_runtime::install(store)",
+            "after each `IdempotencyLayer`",
+        ] {
             assert!(error.contains(part), "{part} in {error}");
         }
     }
@@ -79,11 +87,15 @@ async fn installed_registry_serves_routers_without_their_own() {
     let installed = Registry::builder(MemoryStore::new()).store("payments", payments.clone()).build().install();
     assert!(installed.is_ok(), "{installed:?}");
     let warnings = logs.of_level("WARN");
-    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    let [warning, forgotten] = &warnings[..] else { panic!("{warnings:?}") };
     for handler in ["registry::in_the_default_store", "registry::in_a_named_store", "caller"] {
         assert!(warning.contains(handler), "{handler} in {warning}");
     }
     assert!(!warning.contains("with_a_caller"), "{warning}");
+    for part in ["store=\"payments\"", "registry::never_again", "forgets their claims", "use another store"] {
+        assert!(forgotten.contains(part), "{part} in {forgotten}");
+    }
+    assert!(!forgotten.contains("in_a_named_store"), "{forgotten}");
     assert!(!server.post_with_key("/named", "k").await.is_replay());
     assert!(server.post_with_key("/named", "k").await.is_replay());
     assert_eq!(payments.len(), 1);
