@@ -12,7 +12,7 @@ use axum::extract::Request;
 use axum::{BoxError, RequestExt};
 use bytes::Bytes;
 use futures_util::future::OptionFuture;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, LengthLimitError};
 
@@ -22,7 +22,8 @@ use crate::fingerprint::builder::{Credentials, PartDigest};
 use crate::fingerprint::target::digest_of_target;
 use crate::idempotency_key::{IdempotencyKey, InvalidKey, key_in};
 use crate::observe::traceparent::TraceParent;
-use crate::policy::values::Reads;
+use crate::policy::values::{KeySource, Reads};
+use crate::policy::{Policy, Settings};
 use crate::record::headers::IDEMPOTENCY_KEY;
 use crate::registry::OfRequest;
 use crate::registry::Registry;
@@ -45,62 +46,109 @@ pub(crate) struct RequestInput {
 }
 
 pub(crate) enum InputKey {
-    /// The key in the header `idempotency-key`.
+    /// The key in the header that the policy names.
     Header(Option<Result<IdempotencyKey, InvalidKey>>),
-    /// The key is in one of these headers, or in the handler's arguments.
-    Elsewhere(Box<HeaderMap>),
+    /// The key is in the handler's arguments.
+    Elsewhere,
     /// The key that the `key` function of a layer returns.
     Computed(Option<Result<IdempotencyKey, InvalidKey>>),
 }
 
 impl RequestInput {
-    /// Reads a request before the extractors of its handler. The body is read only if there is a key. Writes into
-    /// `place`, so that the future of the handler, which contains this one, stays small.
-    pub(crate) async fn read(place: &mut Option<Self>, request: &mut Request, key_is_elsewhere: bool, reads: Reads) {
-        let Self { key, registry, claim_input, .. } = place.insert(Self::of_head(request, key_is_elsewhere, reads));
-        if !matches!(key, InputKey::Header(None)) {
-            claim_input.read_body(request, reads, registry.as_ref(), BodyLimit::OfRoute).await;
-        }
+    /// Reads a request before the extractors of its handler, whose policy has the default rules for keys and methods.
+    /// The body is read only if the request is guarded. Writes into `place`, so that the future of the handler, which
+    /// contains this one, stays small.
+    pub(crate) async fn read(place: &mut Option<Self>, request: &mut Request, reads: Reads) {
+        let key = InputKey::Header(key_in(&request.headers().get_all(&IDEMPOTENCY_KEY)));
+        let Self { key, method, registry, claim_input, .. } = place.insert(Self::of_head(request, key, reads));
+        let reads = match key {
+            InputKey::Header(Some(key)) if Settings::DEFAULT.methods.contain(method) => match key {
+                Ok(_) => reads,
+                // Such a key is rejected. The client may have to send its body before it reads the answer.
+                Err(_) => Reads::Nothing,
+            },
+            _ => return,
+        };
+        claim_input.read_body(request, reads, registry.as_ref(), BodyLimit::OfRoute).await;
     }
 
-    fn of_head(request: &mut Request, key_is_elsewhere: bool, reads: Reads) -> Self {
-        let key = if key_is_elsewhere {
-            InputKey::Elsewhere(Box::new(request.headers().clone()))
-        } else {
-            InputKey::Header(key_in(&request.headers().get_all(&IDEMPOTENCY_KEY)))
+    /// Reads the head of a request to the handler with this policy. [`Gate::begin_to_read`] decides whether the body is
+    /// read.
+    ///
+    /// [`Gate::begin_to_read`]: crate::request::identify::Gate::begin_to_read
+    pub(crate) fn of_handler(request: &mut Request, policy: &Policy) -> Self {
+        let key = match policy.key() {
+            KeySource::Header => InputKey::Header(key_in(&request.headers().get_all(policy.header()))),
+            KeySource::Expression => InputKey::Elsewhere,
         };
-        let method = request.method().clone();
+        Self::of_head(request, key, policy.fingerprint().reads())
+    }
+
+    fn of_head(request: &mut Request, key: InputKey, reads: Reads) -> Self {
         let registry = Registry::serving(request.extensions());
-        let audience = Registry::audience(registry.as_ref(), request.headers(), || RejectedRequest::from(&*request));
-        let (execution, claim_input) = if matches!(key, InputKey::Header(None)) {
+        let (execution, claim_input) = if key.is_none() {
             (Execution::of_unkeyed_guard(request.extensions()), ClaimInput::default())
         } else {
             let execution = Execution::of_guard(request.extensions());
-            find_sender(&execution, request.headers());
-            let credentials = execution.arrive(registry.as_ref(), request);
-            let caller = registry.as_ref().and_then(Registry::caller).and_then(|caller| ask(request, caller));
-            (Some(execution), ClaimInput::of_head(request, reads, caller, credentials))
+            let credentials = arrive(&execution, registry.as_ref(), request);
+            (Some(execution), ClaimInput::of_head(request, reads, registry.as_ref(), None, credentials))
         };
-        Self { method, registry, audience, execution, key, claim_input }
+        Self::new(request, registry, execution, key, claim_input)
     }
 
-    /// Returns whether the body could not be read, so that nothing can be claimed.
-    pub(crate) fn has_broken_body(&self) -> bool {
-        matches!(self.claim_input.body, InputBody::Broken(_))
+    /// Reads the head of a request to a layer. `caller` is the layer's function, which is called before the registry's.
+    /// [`Gate::begin_to_read`] decides whether the body is read.
+    ///
+    /// [`Gate::begin_to_read`]: crate::request::identify::Gate::begin_to_read
+    pub(crate) fn of_layer(
+        request: &mut Request,
+        execution: Arc<Execution>,
+        registry: Option<Registry>,
+        key: InputKey,
+        caller: Option<&OfRequest>,
+        policy: &Policy,
+    ) -> Self {
+        let credentials = arrive(&execution, registry.as_ref(), request);
+        let claim_input = if key.is_none() {
+            ClaimInput::default()
+        } else {
+            ClaimInput::of_head(request, policy.fingerprint().reads(), registry.as_ref(), caller, credentials)
+        };
+        Self::new(request, registry, Some(execution), key, claim_input)
+    }
+
+    fn new(
+        request: &Request,
+        registry: Option<Registry>,
+        execution: Option<Arc<Execution>>,
+        key: InputKey,
+        claim_input: ClaimInput,
+    ) -> Self {
+        let audience = Registry::audience(registry.as_ref(), request.headers(), || RejectedRequest::from(request));
+        Self { method: request.method().clone(), registry, audience, execution, key, claim_input }
     }
 }
 
+fn arrive(execution: &Arc<Execution>, registry: Option<&Registry>, request: &Request) -> Credentials {
+    find_sender(execution, request.headers());
+    execution.arrive(registry, request)
+}
+
 impl InputKey {
+    fn is_none(&self) -> bool {
+        matches!(self, Self::Header(None) | Self::Computed(None))
+    }
+
     /// Returns whether a client sends the key in a header.
     pub(crate) fn is_in_header(&self) -> bool {
         !matches!(self, Self::Computed(_))
     }
 
-    /// Returns the key. A key that is elsewhere is taken from the header of this name.
-    pub(crate) fn into_key(self, name: &str) -> Option<Result<IdempotencyKey, InvalidKey>> {
+    /// Returns the key, unless it is in the handler's arguments.
+    pub(crate) fn into_key(self) -> Option<Result<IdempotencyKey, InvalidKey>> {
         match self {
             Self::Header(key) | Self::Computed(key) => key,
-            Self::Elsewhere(headers) => key_in(&headers.get_all(name)),
+            Self::Elsewhere => None,
         }
     }
 }
@@ -144,20 +192,21 @@ pub(crate) enum InputBody {
 }
 
 impl ClaimInput {
-    pub(crate) async fn of(
+    /// Returns whether the body could not be read, so that nothing can be claimed.
+    pub(super) fn has_broken_body(&self) -> bool {
+        matches!(self.body, InputBody::Broken(_))
+    }
+
+    /// Reads the head of a request. `own` is a function that names the caller and is called before the registry's.
+    fn of_head(
         request: &mut Request,
         reads: Reads,
         registry: Option<&Registry>,
-        caller: Option<String>,
+        own: Option<&OfRequest>,
         credentials: Credentials,
-        limit: BodyLimit,
     ) -> Self {
-        let mut input = Self::of_head(request, reads, caller, credentials);
-        input.read_body(request, reads, registry, limit).await;
-        input
-    }
-
-    fn of_head(request: &mut Request, reads: Reads, caller: Option<String>, credentials: Credentials) -> Self {
+        let functions = [own, registry.and_then(Registry::caller)];
+        let caller = functions.into_iter().flatten().find_map(|function| ask(request, function));
         let target = match reads {
             Reads::Nothing => None,
             Reads::Target => Some(digest_of_target(request, false)),
@@ -174,7 +223,13 @@ impl ClaimInput {
     }
 
     /// Reads the body, if it is part of the fingerprint.
-    async fn read_body(&mut self, request: &mut Request, reads: Reads, registry: Option<&Registry>, limit: BodyLimit) {
+    pub(super) async fn read_body(
+        &mut self,
+        request: &mut Request,
+        reads: Reads,
+        registry: Option<&Registry>,
+        limit: BodyLimit,
+    ) {
         let form = match reads {
             Reads::Nothing | Reads::Target => None,
             Reads::Body => Some(BodyForm::Bytes),

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  extract      Guarded takes the request from axum; input reads what the guard needs, digests target and body, and
-//!     │         leaves the body whole: body; deferred extracts the last arguments, unless they come after the claim:
-//!     │         plain_body
+//!     │         leaves the body whole: body; if the policy has its own rules for keys or methods, the body is read only
+//!     │         when the gate has applied these rules; deferred extracts the last arguments, unless they come after
+//!     │         the claim: plain_body
 //!     │         a crash leaves nothing
 //!     ▼
 //!  identify     takes key and caller, and digests the value of `fingerprint = expr`, from the policy's expressions:
@@ -48,6 +49,7 @@
 //! |---|---|
 //! | [`link`] | Which execution does this request belong to? A clone of a request gets its own. |
 //! | [`context`] | What does each stage know about this execution: arrival, identity, claim, run, answer? |
+//! | `gate_slot` | How does the gate get into the handler's future, which evaluates the expressions, and back? |
 //! | [`ownership`] | An extractor created the execution: does the handler own it, or a handler that got the request? |
 //! | [`keyed_request`] | With which key, fingerprints and permits does a request claim? Is a fingerprint its own? |
 //! | [`upload`] | Which bytes does a client still send when the request is answered without the handler? |
@@ -88,6 +90,7 @@ pub(crate) mod detach_state;
 pub(crate) mod expansion;
 pub(crate) mod extract;
 pub(crate) mod fingerprint;
+pub(crate) mod gate_slot;
 pub(crate) mod guarded_run;
 pub(crate) mod guards_around;
 pub(crate) mod handler_run;

@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 use pin_project_lite::pin_project;
-use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use crate::request::completion::Completion;
@@ -20,8 +19,10 @@ use crate::request::context::Execution;
 use crate::request::coverage::polled_in;
 use crate::request::deferred::Deferred;
 use crate::request::fingerprint::{Prepared, prepare};
+use crate::request::gate_slot::GateSlot;
 use crate::request::handler_run::{ClaimOutcome, HandlerRun};
 use crate::request::identify::{Gate, Identified};
+use crate::request::input::ClaimInput;
 use crate::request::respond::Panic;
 use crate::request::settle::Settling;
 use crate::request::streaming::stream;
@@ -33,13 +34,16 @@ where
     F: Future + Send + 'static,
 {
     let execution = gate.execution.clone();
-    start(Progress { stage: Stage::AtGate(gate), deferred: Deferred::default() }, execution, handler, into_response)
+    let progress = Progress { reading: None, deferred: Deferred::default(), stage: Stage::AtGate(gate) };
+    start(progress, execution, handler, into_response)
 }
 
 /// How far a request has come.
 pub(super) struct Progress {
-    pub(super) stage: Stage,
+    /// Reads the body, if it was not read before the policy was known.
+    pub(super) reading: Option<BoxFuture<'static, ClaimInput>>,
     pub(super) deferred: Deferred,
+    pub(super) stage: Stage,
 }
 
 /// Runs `handler` from this stage on.
@@ -138,7 +142,7 @@ fn poll_handler(
 #[allow(clippy::large_enum_variant, reason = "they lie in the box of the handler's future, which is as large")]
 pub(super) enum Stage {
     /// The handler's future owns the gate, and evaluates the policy's expressions.
-    Evaluating(oneshot::Receiver<Gate>),
+    Evaluating(Arc<GateSlot>),
     AtGate(Gate),
     /// The store answers the claim, or the transaction of a request without a key begins.
     Claiming(BoxFuture<'static, Result<HandlerRun, Response>>, Option<Unread>),
@@ -179,7 +183,13 @@ fn or_resume(ran: Result<Response, Panic>) -> Response {
 impl Progress {
     /// Continues the request as far as possible. `handler_type` identifies the handler.
     fn poll(&mut self, cx: &mut Context<'_>, handler_type: TypeId, handler: &mut dyn Handler) -> Poll<Response> {
-        let Self { stage, deferred } = self;
+        if let Some(reading) = &mut self.reading {
+            let claim_input = ready!(reading.as_mut().poll(cx));
+            self.reading = None;
+            self.deferred.note_body(&claim_input);
+            self.stage.set_claim_input(claim_input);
+        }
+        let Self { stage, deferred, .. } = self;
         // A request that is rejected because of its key is answered before its body is read.
         let is_rejected = matches!(stage, Stage::AtGate(gate) if gate.is_rejected());
         if !is_rejected && let Some(rejection) = ready!(deferred.poll_before_claim(cx)) {
@@ -191,6 +201,29 @@ impl Progress {
 }
 
 impl Stage {
+    /// Returns the stage of a request whose handler evaluates the policy's expressions, unless it is already rejected.
+    pub(super) fn evaluating(gate: Gate, slot: &Arc<GateSlot>) -> Self {
+        if gate.is_rejected() {
+            return Self::AtGate(gate);
+        }
+        slot.offer(gate);
+        Self::Evaluating(Arc::clone(slot))
+    }
+
+    /// Gives the content of the request to the gate, when the body has been read.
+    fn set_claim_input(&mut self, claim_input: ClaimInput) {
+        match self {
+            Self::AtGate(gate) => gate.set_claim_input(claim_input),
+            Self::Evaluating(slot) => {
+                let slot = Arc::clone(slot);
+                let mut gate = slot.take_offered();
+                gate.set_claim_input(claim_input);
+                *self = Self::evaluating(gate, &slot);
+            }
+            _ => unreachable!("the body is read before any other stage"),
+        }
+    }
+
     fn proceed(
         &mut self,
         cx: &mut Context<'_>,
@@ -200,9 +233,9 @@ impl Stage {
     ) -> Poll<Response> {
         loop {
             match self {
-                Self::Evaluating(gate) => match (poll_handler(handler, cx, None), gate.try_recv()) {
-                    (Poll::Pending, Ok(gate)) => *self = Self::AtGate(gate),
-                    (Poll::Pending, Err(_)) => return Poll::Pending,
+                Self::Evaluating(slot) => match (poll_handler(handler, cx, None), slot.take_evaluated()) {
+                    (Poll::Pending, Some(gate)) => *self = Self::AtGate(gate),
+                    (Poll::Pending, None) => return Poll::Pending,
                     // An expression has ended the handler with `?`. Nothing is claimed yet.
                     (Poll::Ready(ran), _) => {
                         *self = Self::Done;
