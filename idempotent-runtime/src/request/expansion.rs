@@ -12,13 +12,13 @@ use futures_util::future::BoxFuture;
 
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
+use crate::request::claim_input::ClaimInput;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
 use crate::request::deferred::{Deferred, DeferredRequest, Extracted, Extraction};
 use crate::request::extract::Guarded;
 use crate::request::gate_slot::GateSlot;
 use crate::request::identify::Gate;
-use crate::request::input::ClaimInput;
 use crate::request::response_mark::without_mark;
 use crate::request::run::{Progress, Stage, start};
 

@@ -5,7 +5,6 @@ use std::any::TypeId;
 use std::mem;
 use std::sync::Arc;
 
-use axum::extract::Request;
 use axum::response::Response;
 use http::response;
 use serde::Serialize;
@@ -21,9 +20,10 @@ use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 use crate::rejection::request::Audience;
 use crate::request::admission::Admission;
+use crate::request::claim_input::{BODY_NOT_PERMITTED, BodyReading, ClaimInput, InputBody};
 use crate::request::context::Execution;
 use crate::request::identity::{IdentifiedRequest, Identity};
-use crate::request::input::{BODY_NOT_PERMITTED, BodyLimit, ClaimInput, InputBody, RequestInput};
+use crate::request::input::RequestInput;
 use crate::request::key_expression::KeyExpression;
 use crate::request::upload::Unread;
 
@@ -231,21 +231,6 @@ impl Gate {
 
     fn is_keyed(&self) -> bool {
         matches!(self.key, Some(Ok(_)))
-    }
-}
-
-/// A body that is read when the gate knows that the request may claim a key.
-pub(crate) struct BodyReading {
-    claim_input: ClaimInput,
-    reads: Reads,
-    registry: Option<Registry>,
-}
-
-impl BodyReading {
-    /// Returns the content of the request for [`Gate::set_claim_input`].
-    pub(crate) async fn read(mut self, request: &mut Request, limit: BodyLimit) -> ClaimInput {
-        self.claim_input.read_body(request, self.reads, self.registry.as_ref(), limit).await;
-        self.claim_input
     }
 }
 

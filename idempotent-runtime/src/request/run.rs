@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use pin_project_lite::pin_project;
 use tracing::Instrument;
 
+use crate::request::claim_input::ClaimInput;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
 use crate::request::coverage::polled_in;
@@ -22,7 +23,6 @@ use crate::request::fingerprint::{Prepared, prepare};
 use crate::request::gate_slot::GateSlot;
 use crate::request::handler_run::{ClaimOutcome, HandlerRun};
 use crate::request::identify::{Gate, Identified};
-use crate::request::input::ClaimInput;
 use crate::request::respond::Panic;
 use crate::request::settle::Settling;
 use crate::request::streaming::stream;
