@@ -32,11 +32,11 @@ use crate::registry::OfRequest;
 use crate::registry::Registry;
 use crate::request::claim_input::ask;
 use crate::request::context::Execution;
+use crate::request::expansion::OpenGate;
 use crate::request::identify::Gate;
 use crate::request::input::{InputKey, RequestInput};
 use crate::request::request_body::BodyLimit;
 use crate::request::response_mark::{failed, is_of_another_guard, not_called, without_foreign_headers, without_mark};
-use crate::request::run::run;
 use crate::sync::{Mutex, lock};
 
 /// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one
@@ -316,7 +316,7 @@ impl IdempotencyLayer {
                 }
             }
         };
-        let response = run(gate, answering, identity).await;
+        let response = OpenGate::of(gate).run(answering, identity).await;
         let error = lock(&error).take();
         error.map_or(Ok(response), Err)
     }

@@ -8,11 +8,9 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use axum::response::{IntoResponse, Response};
-use futures_util::future::BoxFuture;
 
 use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
-use crate::request::claim_input::ClaimInput;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
 use crate::request::deferred::{Deferred, DeferredRequest, Extracted, Extraction};
@@ -28,49 +26,46 @@ pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guar
 }
 
 fn open_request(policy: &'static Policy, request: Option<Arc<DeferredRequest>>, extraction: Extraction) -> OpenGate {
-    let handle = PolicyHandle::Handler(policy);
-    let Some(request) = request else {
-        return OpenGate { gate: Gate::new(handle, None), deferred: Deferred::default(), reading: None };
-    };
+    let policy_handle = PolicyHandle::Handler(policy);
+    let Some(request) = request else { return OpenGate::of(Gate::new(policy_handle, None)) };
     let (input, is_read) = request.take_input(policy, extraction);
-    let mut gate = Gate::new(handle, Some(input));
+    let mut gate = Gate::new(policy_handle, Some(input));
     let reading = if is_read { None } else { gate.begin_to_read() };
     let reading = reading.map(|reading| Arc::clone(&request).read_body(reading));
-    let deferred = Deferred::new(request, extraction, gate.execution.clone(), gate.claim_input());
-    OpenGate { gate, deferred, reading }
+    let execution = gate.execution.clone();
+    let deferred = Deferred::new(request, extraction, execution.clone(), gate.claim_input());
+    OpenGate { progress: Progress { reading, deferred, stage: Stage::AtGate(gate) }, execution }
 }
 
-/// A gate before its handler's future exists.
+/// A request before its handler's future exists.
 #[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
 pub struct OpenGate {
-    gate: Gate,
-    deferred: Deferred,
-    reading: Option<BoxFuture<'static, ClaimInput>>,
+    progress: Progress,
+    execution: Option<Arc<Execution>>,
 }
 
 impl OpenGate {
+    /// Opens the gate of a request whose body has been read, and for whose handler nothing is extracted.
+    pub(crate) fn of(gate: Gate) -> Self {
+        let execution = gate.execution.clone();
+        let progress = Progress { reading: None, deferred: Deferred::default(), stage: Stage::AtGate(gate) };
+        Self { progress, execution }
+    }
+
     /// Runs the handler or answers in its place, and settles the outcome: a response is recorded before it is sent.
     pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
     where
         F: Future + Send + 'static,
     {
-        self.pending().run(handler, into_response)
-    }
-
-    fn pending(self) -> PendingGate {
-        let execution = self.gate.execution.clone();
-        let Self { gate, deferred, reading } = self;
-        PendingGate { progress: Progress { reading, deferred, stage: Stage::AtGate(gate) }, execution }
+        start(self.progress, self.execution, handler, into_response)
     }
 
     /// Moves the gate into the handler's future, because the policy's expressions see the handler's variables only
     /// there.
-    pub fn evaluate_in_handler(self) -> (EvaluatingGate, PendingGate) {
-        let execution = self.gate.execution.clone();
-        let Self { gate, deferred, reading } = self;
+    pub fn evaluate_in_handler(mut self) -> (EvaluatingGate, Self) {
         let slot = Arc::<GateSlot>::default();
-        let stage = Stage::evaluating(gate, &slot);
-        (EvaluatingGate::of(slot), PendingGate { progress: Progress { reading, deferred, stage }, execution })
+        self.progress.stage = self.progress.stage.evaluating(&slot);
+        (EvaluatingGate::of(slot), self)
     }
 }
 
@@ -114,23 +109,6 @@ impl DerefMut for EvaluatingGate {
         // The cell is empty before the first expression.
         let _ = Self::deref(self);
         self.gate.get_mut().expect("it was set at once")
-    }
-}
-
-/// A request before its first poll.
-#[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
-pub struct PendingGate {
-    progress: Progress,
-    execution: Option<Arc<Execution>>,
-}
-
-impl PendingGate {
-    /// Like [`OpenGate::run`], once `handler` has evaluated the expressions.
-    pub fn run<F>(self, handler: F, into_response: fn(F::Output) -> Response) -> Completion
-    where
-        F: Future + Send + 'static,
-    {
-        start(self.progress, self.execution, handler, into_response)
     }
 }
 

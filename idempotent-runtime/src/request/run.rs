@@ -28,16 +28,6 @@ use crate::request::settle::Settling;
 use crate::request::streaming::stream;
 use crate::request::upload::Unread;
 
-/// Runs `handler` after its gate.
-pub(crate) fn run<F>(gate: Gate, handler: F, into_response: fn(F::Output) -> Response) -> Completion
-where
-    F: Future + Send + 'static,
-{
-    let execution = gate.execution.clone();
-    let progress = Progress { reading: None, deferred: Deferred::default(), stage: Stage::AtGate(gate) };
-    start(progress, execution, handler, into_response)
-}
-
 /// How far a request has come.
 pub(super) struct Progress {
     /// Reads the body, if it was not read before the policy was known.
@@ -201,13 +191,15 @@ impl Progress {
 }
 
 impl Stage {
-    /// Returns the stage of a request whose handler evaluates the policy's expressions, unless it is already rejected.
-    pub(super) fn evaluating(gate: Gate, slot: &Arc<GateSlot>) -> Self {
-        if gate.is_rejected() {
-            return Self::AtGate(gate);
+    /// Lets the handler's future evaluate the policy's expressions, unless the request is already rejected.
+    pub(super) fn evaluating(self, slot: &Arc<GateSlot>) -> Self {
+        match self {
+            Self::AtGate(gate) if !gate.is_rejected() => {
+                slot.offer(gate);
+                Self::Evaluating(Arc::clone(slot))
+            }
+            rejected => rejected,
         }
-        slot.offer(gate);
-        Self::Evaluating(Arc::clone(slot))
     }
 
     /// Gives the content of the request to the gate, when the body has been read.
@@ -218,7 +210,7 @@ impl Stage {
                 let slot = Arc::clone(slot);
                 let mut gate = slot.take_offered();
                 gate.set_claim_input(claim_input);
-                *self = Self::evaluating(gate, &slot);
+                *self = Self::AtGate(gate).evaluating(&slot);
             }
             _ => unreachable!("the body is read before any other stage"),
         }
