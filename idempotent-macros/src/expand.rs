@@ -141,8 +141,8 @@ fn guarded_signature(signature: &Signature, inputs: Punctuated<FnArg, Token![,]>
 /// Returns the expression that decides when the arguments that `last` carries are extracted.
 fn extraction(line: ClaimLine, last: &Ident, private: &Runtime) -> TokenStream {
     match line.carried {
-        Carried::BeforeClaim => quote!(#private::Extraction::BeforeClaim),
-        Carried::AfterClaim => quote!(#private::Extraction::UnderClaim),
+        Carried::BeforeClaim => quote!(#private::ExtractionTime::BeforeClaim),
+        Carried::AfterClaim => quote!(#private::ExtractionTime::UnderClaim),
         Carried::ByType => quote!(#private::Probe::of(&#last).idempotent_extraction()),
     }
 }

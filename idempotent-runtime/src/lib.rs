@@ -183,7 +183,7 @@ pub mod __private {
     };
     pub use crate::request::caller_expression::CallerExpression;
     pub use crate::request::completion::Completion;
-    pub use crate::request::deferred::Extraction;
+    pub use crate::request::deferred::ExtractionTime;
     pub use crate::request::expansion::{OpenGate, into_response, never, open, typed};
     pub use crate::request::extract::{Buffered, BufferedJson, Guarded, ReadByGuard, Streamed, Targeted, ViaGuarded};
     pub use crate::request::identify::Gate;

@@ -31,7 +31,7 @@ use crate::transaction::contract::HandlerTransaction;
 #[derive(Default)]
 pub(crate) struct Execution {
     pub(super) arrival: Arrival,
-    pub(super) identity: Identified,
+    pub(super) identity: IdentityState,
     pub(super) claim: ClaimState,
     pub(crate) run: RunState,
     answer: AnswerState,
@@ -61,7 +61,7 @@ struct Guarding {
 
 /// *Identify* and *fingerprint*: the data that the guard takes from the request, as its policy says.
 #[derive(Default)]
-pub(super) struct Identified {
+pub(super) struct IdentityState {
     /// Unset if only a middleware or a handler without a guard has used this execution.
     guarding: OnceLock<Guarding>,
     /// The key is in the header that the policy names.

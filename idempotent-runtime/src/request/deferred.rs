@@ -26,7 +26,7 @@ use crate::sync::{Mutex, lock, unpoisoned};
 
 /// When the arguments are extracted, relative to the claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Extraction {
+pub enum ExtractionTime {
     /// Before the claim. The response of an extractor that fails is sent as it is, and nothing is claimed.
     BeforeClaim,
     /// After the claim: the extractors are part of the guarded run.
@@ -107,13 +107,13 @@ impl DeferredRequest {
     /// # Panics
     ///
     /// If the request is not there: without its data, the handler would run unguarded.
-    pub(super) fn take_input(&self, policy: &Policy, extraction: Extraction) -> (RequestInput, bool) {
+    pub(super) fn take_input(&self, policy: &Policy, time: ExtractionTime) -> (RequestInput, bool) {
         let mut waiting = lock(&self.waiting);
         let read = waiting.input.take();
         let is_read = read.is_some();
         let mut input =
             read.unwrap_or_else(|| RequestInput::of_handler(waiting.request.as_mut().expect(NOT_BEGUN), policy));
-        if cfg!(feature = "__transactions") && extraction != Extraction::PlainBody && input.execution.is_none() {
+        if cfg!(feature = "__transactions") && time != ExtractionTime::PlainBody && input.execution.is_none() {
             input.execution = waiting.request.as_ref().map(|request| {
                 let execution = Execution::of_guard(request.extensions());
                 find_sender(&execution, request.headers());
@@ -204,9 +204,9 @@ impl<B: fmt::Debug + 'static> fmt::Debug for Extracted<B> {
 
 /// The extraction of one request's arguments.
 #[derive(Default)]
-pub(super) struct Deferred {
+pub(super) struct Extraction {
     arguments: Arguments,
-    extraction: Extraction,
+    time: ExtractionTime,
     is_before_claim: bool,
     /// The body that the extractors read, if it was not read before.
     upload: Option<Upload>,
@@ -239,25 +239,25 @@ impl Arguments {
     }
 }
 
-impl Deferred {
+impl Extraction {
     pub(super) fn new(
         unextracted: Arc<DeferredRequest>,
-        extraction: Extraction,
+        time: ExtractionTime,
         execution: Option<Arc<Execution>>,
         claim_input: &ClaimInput,
     ) -> Self {
         let arguments = Arguments::Unextracted(unextracted);
-        let mut deferred = Self { arguments, extraction, is_before_claim: false, upload: None, execution };
-        deferred.note_body(claim_input);
-        deferred
+        let mut extraction = Self { arguments, time, is_before_claim: false, upload: None, execution };
+        extraction.note_body(claim_input);
+        extraction
     }
 
     /// Notes how far the body has been read.
     pub(super) fn note_body(&mut self, claim_input: &ClaimInput) {
-        self.is_before_claim = match self.extraction {
-            Extraction::BeforeClaim => true,
-            Extraction::UnderClaim => false,
-            Extraction::PlainBody => claim_input.has_broken_body(),
+        self.is_before_claim = match self.time {
+            ExtractionTime::BeforeClaim => true,
+            ExtractionTime::UnderClaim => false,
+            ExtractionTime::PlainBody => claim_input.has_broken_body(),
         };
         self.upload.clone_from(&claim_input.upload);
     }

@@ -13,7 +13,7 @@ use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
-use crate::request::deferred::{Deferred, DeferredRequest, Extracted, Extraction};
+use crate::request::deferred::{DeferredRequest, Extracted, Extraction, ExtractionTime};
 use crate::request::extract::Guarded;
 use crate::request::gate_slot::GateSlot;
 use crate::request::identify::Gate;
@@ -21,20 +21,20 @@ use crate::request::response_mark::without_mark;
 use crate::request::run::{Progress, Stage, start};
 
 /// Opens the gate to an annotated handler for one request. The attribute's expansion calls this.
-pub fn open<B, M>(policy: &'static Policy, extraction: Extraction, guarded: Guarded<B, M>) -> (OpenGate, Extracted<B>) {
-    (open_request(policy, guarded.request, extraction), guarded.arguments)
+pub fn open<B, M>(policy: &'static Policy, time: ExtractionTime, guarded: Guarded<B, M>) -> (OpenGate, Extracted<B>) {
+    (open_request(policy, guarded.request, time), guarded.arguments)
 }
 
-fn open_request(policy: &'static Policy, request: Option<Arc<DeferredRequest>>, extraction: Extraction) -> OpenGate {
+fn open_request(policy: &'static Policy, request: Option<Arc<DeferredRequest>>, time: ExtractionTime) -> OpenGate {
     let policy_handle = PolicyHandle::Handler(policy);
     let Some(request) = request else { return OpenGate::of(Gate::new(policy_handle, None)) };
-    let (input, is_read) = request.take_input(policy, extraction);
+    let (input, is_read) = request.take_input(policy, time);
     let mut gate = Gate::new(policy_handle, Some(input));
     let reading = if is_read { None } else { gate.begin_to_read() };
     let reading = reading.map(|reading| Arc::clone(&request).read_body(reading));
     let execution = gate.execution.clone();
-    let deferred = Deferred::new(request, extraction, execution.clone(), gate.claim_input());
-    OpenGate { progress: Progress { reading, deferred, stage: Stage::AtGate(gate) }, execution }
+    let extraction = Extraction::new(request, time, execution.clone(), gate.claim_input());
+    OpenGate { progress: Progress { reading, extraction, stage: Stage::AtGate(gate) }, execution }
 }
 
 /// A request before its handler's future exists.
@@ -48,7 +48,7 @@ impl OpenGate {
     /// Opens the gate of a request whose body has been read, and for whose handler nothing is extracted.
     pub(crate) fn of(gate: Gate) -> Self {
         let execution = gate.execution.clone();
-        let progress = Progress { reading: None, deferred: Deferred::default(), stage: Stage::AtGate(gate) };
+        let progress = Progress { reading: None, extraction: Extraction::default(), stage: Stage::AtGate(gate) };
         Self { progress, execution }
     }
 

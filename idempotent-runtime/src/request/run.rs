@@ -18,7 +18,7 @@ use crate::request::claim_input::ClaimInput;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
 use crate::request::coverage::polled_in;
-use crate::request::deferred::Deferred;
+use crate::request::deferred::Extraction;
 use crate::request::fingerprint::{Prepared, prepare};
 use crate::request::gate_slot::GateSlot;
 use crate::request::handler_run::{ClaimOutcome, HandlerRun};
@@ -32,7 +32,7 @@ use crate::request::upload::Unread;
 pub(super) struct Progress {
     /// Reads the body, if it was not read before the policy was known.
     pub(super) reading: Option<BoxFuture<'static, ClaimInput>>,
-    pub(super) deferred: Deferred,
+    pub(super) extraction: Extraction,
     pub(super) stage: Stage,
 }
 
@@ -105,10 +105,10 @@ impl<F: Future> Handler for PinnedHandler<'_, F> {
 fn poll_handler(
     handler: &mut dyn Handler,
     cx: &mut Context<'_>,
-    deferred: Option<&mut Deferred>,
+    extraction: Option<&mut Extraction>,
 ) -> Poll<Result<Response, Panic>> {
     let polled = catch_unwind(AssertUnwindSafe(|| {
-        let polled = match deferred.map(|it| it.poll_under_claim(cx)) {
+        let polled = match extraction.map(|it| it.poll_under_claim(cx)) {
             None | Some(Poll::Ready(None)) => handler.poll(cx),
             Some(Poll::Ready(Some(rejection))) => Poll::Ready(rejection),
             Some(Poll::Pending) => Poll::Pending,
@@ -176,17 +176,17 @@ impl Progress {
         if let Some(reading) = &mut self.reading {
             let claim_input = ready!(reading.as_mut().poll(cx));
             self.reading = None;
-            self.deferred.note_body(&claim_input);
+            self.extraction.note_body(&claim_input);
             self.stage.set_claim_input(claim_input);
         }
-        let Self { stage, deferred, .. } = self;
+        let Self { stage, extraction, .. } = self;
         // A request that is rejected because of its key is answered before its body is read.
         let is_rejected = matches!(stage, Stage::AtGate(gate) if gate.is_rejected());
-        if !is_rejected && let Some(rejection) = ready!(deferred.poll_before_claim(cx)) {
+        if !is_rejected && let Some(rejection) = ready!(extraction.poll_before_claim(cx)) {
             *stage = Stage::Done;
             return Poll::Ready(rejection);
         }
-        stage.proceed(cx, deferred, handler_type, handler)
+        stage.proceed(cx, extraction, handler_type, handler)
     }
 }
 
@@ -219,7 +219,7 @@ impl Stage {
     fn proceed(
         &mut self,
         cx: &mut Context<'_>,
-        deferred: &mut Deferred,
+        extraction: &mut Extraction,
         handler_type: TypeId,
         handler: &mut dyn Handler,
     ) -> Poll<Response> {
@@ -249,7 +249,7 @@ impl Stage {
                     Poll::Ready(Err(answer)) => *self = Self::answering(answer, unread.take()),
                 },
                 Self::Running(_) => {
-                    if let Some(response) = ready!(self.poll_running(cx, deferred, handler)) {
+                    if let Some(response) = ready!(self.poll_running(cx, extraction, handler)) {
                         return Poll::Ready(response);
                     }
                 }
@@ -275,21 +275,22 @@ impl Stage {
     fn poll_running(
         &mut self,
         cx: &mut Context<'_>,
-        deferred: &mut Deferred,
+        extraction: &mut Extraction,
         handler: &mut dyn Handler,
     ) -> Poll<Option<Response>> {
         let Self::Running(run) = self else { unreachable!("it is polled as one") };
         let (span, guard) = match run {
             HandlerRun::Unguarded { .. } => {
-                let ran = ready!(poll_handler(handler, cx, Some(deferred)));
+                let ran = ready!(poll_handler(handler, cx, Some(extraction)));
                 *self = Self::Done;
                 return Poll::Ready(Some(or_resume(ran)));
             }
-            HandlerRun::Covered(_) => return self.poll_covered(cx, deferred, handler).map(Some),
+            HandlerRun::Covered(_) => return self.poll_covered(cx, extraction, handler).map(Some),
             HandlerRun::Claimed(claimed) => (&claimed.run.span, &claimed.run.guard),
             HandlerRun::InTransaction(transaction) => (&transaction.run.span, &transaction.run.guard),
         };
-        let ran = ready!(polled_in(guard.execution(), || span.in_scope(|| poll_handler(handler, cx, Some(deferred)))));
+        let ran =
+            ready!(polled_in(guard.execution(), || span.in_scope(|| poll_handler(handler, cx, Some(extraction)))));
         let settling = match mem::replace(self, Self::Done) {
             Self::Running(HandlerRun::Claimed(claimed)) => claimed.settle(ran),
             Self::Running(HandlerRun::InTransaction(transaction)) => Settling::Later(Box::pin(transaction.settle(ran))),
@@ -308,11 +309,11 @@ impl Stage {
     fn poll_covered(
         &mut self,
         cx: &mut Context<'_>,
-        deferred: &mut Deferred,
+        extraction: &mut Extraction,
         handler: &mut dyn Handler,
     ) -> Poll<Response> {
         let Self::Running(HandlerRun::Covered(run)) = self else { unreachable!("it is polled as one") };
-        let Poll::Ready(ran) = polled_in(run.execution(), || poll_handler(handler, cx, Some(deferred))) else {
+        let Poll::Ready(ran) = polled_in(run.execution(), || poll_handler(handler, cx, Some(extraction))) else {
             return Poll::Pending;
         };
         // If the handler panicked, dropping the run marks it as cut off.
