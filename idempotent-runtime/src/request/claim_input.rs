@@ -19,7 +19,7 @@ use crate::rejection::problem::{RETRY_AFTER, Rejection};
 use crate::request::request_body::{BodyLimit, Broken, buffer, is_small};
 use crate::request::upload::Upload;
 
-/// The content of the request and its caller. Empty if there is no key.
+/// The content of the request and its caller. Empty if the header with the key is missing.
 #[derive(Default)]
 pub(crate) struct ClaimInput {
     /// The caller that the registry or the layer names.
@@ -130,7 +130,7 @@ pub(crate) struct BodyReading {
 }
 
 impl BodyReading {
-    /// Returns the content of the request for [`Gate::set_claim_input`].
+    /// Returns the content of the request for `Gate::set_claim_input`.
     pub(crate) async fn read(mut self, request: &mut Request, limit: BodyLimit) -> ClaimInput {
         self.claim_input.read_body(request, self.reads, self.registry.as_ref(), limit).await;
         self.claim_input

@@ -44,7 +44,7 @@ pub(super) struct Arrival {
     pub(super) around: Option<Arc<Execution>>,
     /// Set if the request has no link to the guard whose handler sends it.
     pub(super) sent_by: OnceLock<Sender>,
-    /// Unset for a request without a key to an annotated handler.
+    /// Unset for a request to an annotated handler if the header with the key is missing.
     head: OnceLock<RequestHead>,
     /// Set if an extractor of the last argument of the handler around this execution created it.
     pub(super) ownership: Option<Arc<Ownership>>,
@@ -131,7 +131,7 @@ pub(super) struct Grant {
 
 impl Execution {
     pub(super) fn new(around: Option<Arc<Self>>, ownership: Option<Arc<Ownership>>) -> Arc<Self> {
-        // Made in place: a copy of its 1,200 bytes would cost more than all that is set here.
+        // Made in place: a copy of about a kilobyte would cost more than all that is set here.
         let mut execution = Arc::<Self>::default();
         let arrival = &mut Arc::get_mut(&mut execution).expect("it is new").arrival;
         (arrival.around, arrival.ownership) = (around, ownership);
@@ -247,9 +247,14 @@ impl Execution {
         self.claim.transaction.get()
     }
 
-    /// Notes that all extractors of this handler have run. A rejection is rendered for this audience. Returns false if
-    /// the extractors requested two transactions.
-    pub(super) fn end_extraction(&self, policy: &PolicyHandle, handler: TypeId, audience: Audience) -> bool {
+    /// Notes that the extractors before the claim have run. A rejection is rendered for this audience. Returns false if
+    /// these extractors requested two transactions.
+    pub(super) fn end_extraction_before_claim(
+        &self,
+        policy: &PolicyHandle,
+        handler: TypeId,
+        audience: Audience,
+    ) -> bool {
         let _ = self.identity.guarding.set(Guarding { policy: policy.clone(), handler, audience });
         // If an extractor forwards the request, the transactions that the extractor requested do not belong to this
         // handler.

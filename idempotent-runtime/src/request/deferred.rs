@@ -53,6 +53,8 @@ pub(crate) struct DeferredRequest {
     arguments: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
+/// Whether an extractor may begin a transaction.
+const MAY_BEGIN_TRANSACTION: bool = cfg!(feature = "__transactions");
 const NOT_BEGUN: &str = "the extractors of the request have not begun";
 
 /// What the extractors need. All is `None` for a handler that is called directly.
@@ -113,7 +115,7 @@ impl DeferredRequest {
         let is_read = read.is_some();
         let mut input =
             read.unwrap_or_else(|| RequestInput::of_handler(waiting.request.as_mut().expect(NOT_BEGUN), policy));
-        if cfg!(feature = "__transactions") && time != ExtractionTime::PlainBody && input.execution.is_none() {
+        if MAY_BEGIN_TRANSACTION && time != ExtractionTime::PlainBody && input.execution.is_none() {
             input.execution = waiting.request.as_ref().map(|request| {
                 let execution = Execution::of_guard(request.extensions());
                 find_sender(&execution, request.headers());

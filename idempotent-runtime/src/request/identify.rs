@@ -180,8 +180,9 @@ impl Gate {
     /// Returns the data of the request for the next stage. `handler` is the type of the handler.
     pub(super) fn identify(mut self, handler: TypeId) -> Identified {
         self.drop_key_if_disabled();
-        let end_extraction =
-            |execution: &Arc<Execution>| execution.end_extraction(&self.policy, handler, self.audience.clone());
+        let end_extraction = |execution: &Arc<Execution>| {
+            execution.end_extraction_before_claim(&self.policy, handler, self.audience.clone())
+        };
         let has_one_transaction = self.execution.as_ref().is_none_or(end_extraction);
         let transaction = self.execution.as_ref().and_then(|execution| execution.transaction().cloned());
         if self.key.is_none() && transaction.is_none() {

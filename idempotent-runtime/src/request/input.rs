@@ -23,7 +23,7 @@ pub(crate) struct RequestInput {
     pub(crate) method: Method,
     pub(crate) registry: Option<Registry>,
     pub(crate) audience: Audience,
-    /// `None` if the request has no key and no extractor has used the execution.
+    /// `None` if the header with the key is missing and no extractor has used the execution.
     pub(crate) execution: Option<Arc<Execution>>,
     pub(crate) key: InputKey,
     pub(crate) claim_input: ClaimInput,
@@ -56,10 +56,8 @@ impl RequestInput {
         claim_input.read_body(request, reads, registry.as_ref(), BodyLimit::OfRoute).await;
     }
 
-    /// Reads the head of a request to the handler with this policy. [`Gate::begin_to_read`] decides whether the body is
+    /// Reads the head of a request to the handler with this policy. `Gate::begin_to_read` decides whether the body is
     /// read.
-    ///
-    /// [`Gate::begin_to_read`]: crate::request::identify::Gate::begin_to_read
     pub(crate) fn of_handler(request: &mut Request, policy: &Policy) -> Self {
         let key = match policy.key() {
             KeySource::Header => InputKey::Header(key_in(&request.headers().get_all(policy.header()))),
@@ -81,9 +79,7 @@ impl RequestInput {
     }
 
     /// Reads the head of a request to a layer. `caller` is the layer's function, which is called before the registry's.
-    /// [`Gate::begin_to_read`] decides whether the body is read.
-    ///
-    /// [`Gate::begin_to_read`]: crate::request::identify::Gate::begin_to_read
+    /// `Gate::begin_to_read` decides whether the body is read.
     pub(crate) fn of_layer(
         request: &mut Request,
         execution: Arc<Execution>,
