@@ -110,13 +110,17 @@ impl DeferredRequest {
     ///
     /// If the request is not there: without its data, the handler would run unguarded.
     pub(super) fn take_input(&self, policy: &Policy, time: ExtractionTime) -> (RequestInput, bool) {
-        let mut waiting = lock(&self.waiting);
-        let read = waiting.input.take();
+        let read = lock(&self.waiting).input.take();
         let is_read = read.is_some();
-        let mut input =
-            read.unwrap_or_else(|| RequestInput::of_handler(waiting.request.as_mut().expect(NOT_BEGUN), policy));
+        let mut input = read.unwrap_or_else(|| {
+            // Not under the lock, because a function of the application may name the caller.
+            let mut request = self.lend();
+            let input = RequestInput::of_handler(&mut request, policy);
+            self.put_back(request);
+            input
+        });
         if MAY_BEGIN_TRANSACTION && time != ExtractionTime::PlainBody && input.execution.is_none() {
-            input.execution = waiting.request.as_ref().map(|request| {
+            input.execution = lock(&self.waiting).request.as_ref().map(|request| {
                 let execution = Execution::of_guard(request.extensions());
                 find_sender(&execution, request.headers());
                 execution
@@ -128,11 +132,19 @@ impl DeferredRequest {
     /// Reads the body of the request before its extraction begins.
     pub(super) fn read_body(self: Arc<Self>, reading: BodyReading) -> BoxFuture<'static, ClaimInput> {
         Box::pin(async move {
-            let mut request = self.take_request();
+            let mut request = self.lend();
             let claim_input = reading.read(&mut request, BodyLimit::OfRoute).await;
-            lock(&self.waiting).request = Some(request);
+            self.put_back(request);
             claim_input
         })
+    }
+
+    fn lend(&self) -> Request {
+        lock(&self.waiting).request.take().expect(NOT_BEGUN)
+    }
+
+    fn put_back(&self, request: Request) {
+        lock(&self.waiting).request = Some(request);
     }
 
     /// Begins the extraction. From now on, the request is inside of the guard of this execution. Returns `None` if the
