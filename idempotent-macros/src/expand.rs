@@ -141,8 +141,8 @@ fn guarded_signature(signature: &Signature, inputs: Punctuated<FnArg, Token![,]>
 /// Returns the expression that decides when the arguments that `last` carries are extracted.
 fn extraction(line: ClaimLine, last: &Ident, private: &Runtime) -> TokenStream {
     match line.carried {
-        Carried::BeforeClaim => quote!(#private::Extraction::BeforeClaim),
-        Carried::AfterClaim => quote!(#private::Extraction::UnderClaim),
+        Carried::BeforeClaim => quote!(#private::ExtractionTime::BeforeClaim),
+        Carried::AfterClaim => quote!(#private::ExtractionTime::UnderClaim),
         Carried::ByType => quote!(#private::Probe::of(&#last).idempotent_extraction()),
     }
 }
@@ -182,12 +182,12 @@ fn guarded_inputs(
 ) -> Punctuated<FnArg, Token![,]> {
     let private = &model.runtime;
     let mode = match model.fingerprint {
+        _ if model.has_own_rules_for_keys() => quote!(#private::ReadByGuard),
         Fingerprint::Request => quote!(#private::Buffered),
         Fingerprint::Json => quote!(#private::BufferedJson),
         Fingerprint::Expression(_) => quote!(#private::Targeted),
         Fingerprint::None | Fingerprint::Only(_) => quote!(#private::Streamed),
     };
-    let mode = if model.header.is_none() && model.key.is_none() { mode } else { quote!(#private::KeyElsewhere<#mode>) };
     let mode = document::mode(signature, model, &mode);
     let (by_axum, carried) = arguments.split_at(line.by_axum);
     let attributes = by_axum.iter().map(|argument| presence(argument));

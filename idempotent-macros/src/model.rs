@@ -194,6 +194,12 @@ impl Model {
         }
     }
 
+    /// Returns whether the policy has its own rules for keys or methods. Then only the guard knows which bodies it needs.
+    pub(crate) fn has_own_rules_for_keys(&self) -> bool {
+        let of_keys = self.min_key_length.is_some() || self.key_format.is_some() || self.invalid_key.is_some();
+        of_keys || self.header.is_some() || self.key.is_some() || self.methods.is_some()
+    }
+
     /// Returns the values that the compiler evaluates, with the names of their arguments.
     pub(crate) fn constants(&self) -> impl Iterator<Item = (&'static str, &Constant)> {
         let wait = if let InFlight::Wait(limit) = &self.in_flight { limit.constant() } else { None };

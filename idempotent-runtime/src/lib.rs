@@ -182,9 +182,9 @@ pub mod __private {
     };
     pub use crate::request::caller_expression::CallerExpression;
     pub use crate::request::completion::Completion;
-    pub use crate::request::deferred::Extraction;
+    pub use crate::request::deferred::ExtractionTime;
     pub use crate::request::expansion::{OpenGate, into_response, never, open, typed};
-    pub use crate::request::extract::{Buffered, BufferedJson, Guarded, KeyElsewhere, Streamed, Targeted, ViaGuarded};
+    pub use crate::request::extract::{Buffered, BufferedJson, Guarded, ReadByGuard, Streamed, Targeted, ViaGuarded};
     pub use crate::request::identify::Gate;
     pub use crate::request::key_expression::KeyExpression;
     pub use crate::request::plain_body::Probe;

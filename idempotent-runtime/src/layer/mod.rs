@@ -22,7 +22,6 @@ use http::request::Parts;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::fingerprint::builder::Credentials;
 use crate::idempotency_key::{IdempotencyKey, key_in};
 use crate::layer::cross_origin::CrossOriginWarning;
 use crate::layer::fallback::is_of_fallback;
@@ -31,13 +30,13 @@ use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
 use crate::registry::Registry;
-use crate::rejection::request::RejectedRequest;
+use crate::request::claim_input::ask;
 use crate::request::context::Execution;
-use crate::request::coverage::find_sender;
+use crate::request::expansion::OpenGate;
 use crate::request::identify::Gate;
-use crate::request::input::{BodyLimit, ClaimInput, InputKey, RequestInput, ask};
+use crate::request::input::{InputKey, RequestInput};
+use crate::request::request_body::BodyLimit;
 use crate::request::response_mark::{failed, is_of_another_guard, not_called, without_foreign_headers, without_mark};
-use crate::request::run::run;
 use crate::sync::{Mutex, lock};
 
 /// Guards every service beneath it with one policy: it claims, records and replays as `#[idempotent]` does for one
@@ -317,7 +316,7 @@ impl IdempotencyLayer {
                 }
             }
         };
-        let response = run(gate, answering, identity).await;
+        let response = OpenGate::of(gate).run(answering, identity).await;
         let error = lock(&error).take();
         error.map_or(Ok(response), Err)
     }
@@ -333,31 +332,17 @@ impl IdempotencyLayer {
             Some(function) => InputKey::Computed(ask(request, function).map(|key| IdempotencyKey::new(&key))),
             None => InputKey::Header(key_in(&request.headers().get_all(policy.header()))),
         };
-        let claim_input = match key {
-            InputKey::Header(None) | InputKey::Computed(None) => ClaimInput::default(),
-            _ => {
-                let functions = [self.caller.as_deref(), registry.as_ref().and_then(Registry::caller)];
-                let caller = functions.into_iter().flatten().find_map(|function| ask(request, function));
-                let limit =
-                    self.max_request_body.map_or(BodyLimit::AroundLayer, |limit| BodyLimit::Bytes(limit as u64));
-                let of_client = registry.as_ref().filter(|_| caller.is_none());
-                let credentials = of_client.map(|it| Credentials::of(it.credential_headers(), request.headers()));
-                let reads = policy.fingerprint().reads();
-                ClaimInput::of(request, reads, registry.as_ref(), caller, credentials.unwrap_or_default(), limit).await
-            }
-        };
         let execution = Execution::beneath(request.extensions());
-        find_sender(&execution, request.headers());
-        execution.arrive(registry.as_ref(), request);
-        let input = RequestInput {
-            method: request.method().clone(),
-            audience: Registry::audience(registry.as_ref(), request.headers(), || RejectedRequest::from(&*request)),
-            registry,
-            execution: Some(Arc::clone(&execution)),
-            key,
-            claim_input,
-        };
-        let gate = Gate::new(PolicyHandle::Layer(Arc::clone(policy)), Some(input));
-        gate.has_key_or_rejection().then_some((gate, execution))
+        let input =
+            RequestInput::of_layer(request, Arc::clone(&execution), registry, key, self.caller.as_deref(), policy);
+        let mut gate = Gate::new(PolicyHandle::Layer(Arc::clone(policy)), Some(input));
+        if !gate.has_key_or_rejection() {
+            return None;
+        }
+        if let Some(reading) = gate.begin_to_read() {
+            let limit = self.max_request_body.map_or(BodyLimit::AroundLayer, |limit| BodyLimit::Bytes(limit as u64));
+            gate.set_claim_input(reading.read(request, limit).await);
+        }
+        Some((gate, execution))
     }
 }

@@ -26,8 +26,7 @@ pub struct Documented<M, const IDENTITY: u128, R>(PhantomData<(M, fn() -> R)>);
 impl<M, const IDENTITY: u128, R> sealed::Sealed for Documented<M, IDENTITY, R> {}
 
 impl<M: Reading, const IDENTITY: u128, R> Reading for Documented<M, IDENTITY, R> {
-    const READS: Reads = M::READS;
-    const KEY_ELSEWHERE: bool = M::KEY_ELSEWHERE;
+    const READS: Option<Reads> = M::READS;
 }
 
 /// Identifies a handler's policy in a type: the FNV-1a hash of the handler's place and scope. The scope distinguishes

@@ -334,10 +334,7 @@ impl Policy {
     }
 
     pub(crate) fn guards(&self, method: &Method) -> bool {
-        match self.methods() {
-            Methods::Any => true,
-            Methods::Only(names) => names.contains(method.as_str()),
-        }
+        self.methods().contain(method)
     }
 }
 

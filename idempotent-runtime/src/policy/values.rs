@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 /// The responses that are recorded (`cache`, `cache_if`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,15 @@ pub enum Methods<'a> {
     Only(Names<'a>),
     /// Every method (`methods = any`).
     Any,
+}
+
+impl Methods<'_> {
+    pub(crate) fn contain(self, method: &Method) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(names) => names.contains(method.as_str()),
+        }
+    }
 }
 
 /// The content that a retry must repeat (`fingerprint`), besides the credentials if no caller is named.

@@ -46,7 +46,7 @@ impl Admission {
     ) -> GuardedRun {
         let Self { policy, cache_if, trace, execution, span, .. } = self;
         let trace = TraceParent::of_handler(&span, trace);
-        let is_head = execution.is_head();
+        let is_head = execution.head().is_some_and(|head| head.is_head);
         let in_flight = observe::InFlight::begin(policy.scope());
         registry.observe(policy.scope(), Event::Executed);
         GuardedRun {

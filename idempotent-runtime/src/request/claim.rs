@@ -70,16 +70,20 @@ impl KeyedRequest {
         if self.admission.transaction.is_some() {
             return None;
         }
-        // The claim must be handled to its end, because the store may make the claim although the client disconnects.
-        self.admission.execution.run.detach_state.set_must_finish(true);
+        self.finish_without_client();
         self.store.claim_now(&self.stored_key, self.request)
+    }
+
+    /// Lets the request continue without its client: the store may make the claim although the client disconnects, and
+    /// the claim must be handled to its end.
+    fn finish_without_client(&self) {
+        self.admission.execution.run.detach_state.set_must_finish(true);
     }
 
     /// Claims the key, or waits for the response of another request if the policy says so.
     pub(super) async fn ask_store(mut self) -> Result<HandlerRun, Response> {
         let asked_at = Instant::now();
-        // The claim must be handled to its end, because the store may make the claim although the client disconnects.
-        self.admission.execution.run.detach_state.set_must_finish(true);
+        self.finish_without_client();
         let pending = self.registry.renewer().asks(&self.stored_key);
         let action = match self.admission.transaction.clone() {
             None => {

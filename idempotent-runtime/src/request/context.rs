@@ -8,7 +8,6 @@ use std::any::TypeId;
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::Request;
-use http::{Method, Version};
 
 use crate::fingerprint::builder::Credentials;
 use crate::idempotency_key::IdempotencyKey;
@@ -19,9 +18,9 @@ use crate::registry::Registry;
 use crate::rejection::request::Audience;
 use crate::request::client::Client;
 use crate::request::covered_runs::CoveredRuns;
-use crate::request::destination::Destination;
 use crate::request::detach_state::DetachState;
 use crate::request::ownership::{ExtractorExecutions, Ownership};
+use crate::request::request_head::RequestHead;
 use crate::request::step_context::StepContext;
 use crate::store::claim::Token;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -32,7 +31,7 @@ use crate::transaction::contract::HandlerTransaction;
 #[derive(Default)]
 pub(crate) struct Execution {
     pub(super) arrival: Arrival,
-    pub(super) identity: Identified,
+    pub(super) identity: IdentityState,
     pub(super) claim: ClaimState,
     pub(crate) run: RunState,
     answer: AnswerState,
@@ -45,21 +44,11 @@ pub(super) struct Arrival {
     pub(super) around: Option<Arc<Execution>>,
     /// Set if the request has no link to the guard whose handler sends it.
     pub(super) sent_by: OnceLock<Sender>,
-    /// Unset for a request without a key to an annotated handler.
+    /// Unset for a request to an annotated handler if the header with the key is missing.
     head: OnceLock<RequestHead>,
     /// Set if an extractor of the last argument of the handler around this execution created it.
     pub(super) ownership: Option<Arc<Ownership>>,
     pub(super) extractor_executions: ExtractorExecutions,
-}
-
-/// The data that a guard keeps of a request's head. One value for all, because each [`OnceLock`] costs each request time.
-struct RequestHead {
-    /// Identifies the client of the request. Used for the requests that its handler sends.
-    client: Option<Client>,
-    destination: Destination,
-    is_head: bool,
-    /// A response of unknown length ends without a last frame.
-    has_response_without_an_end: bool,
 }
 
 /// What a guard runs.
@@ -72,7 +61,7 @@ struct Guarding {
 
 /// *Identify* and *fingerprint*: the data that the guard takes from the request, as its policy says.
 #[derive(Default)]
-pub(super) struct Identified {
+pub(super) struct IdentityState {
     /// Unset if only a middleware or a handler without a guard has used this execution.
     guarding: OnceLock<Guarding>,
     /// The key is in the header that the policy names.
@@ -142,7 +131,7 @@ pub(super) struct Grant {
 
 impl Execution {
     pub(super) fn new(around: Option<Arc<Self>>, ownership: Option<Arc<Ownership>>) -> Arc<Self> {
-        // Made in place: a copy of its 1,200 bytes would cost more than all that is set here.
+        // Made in place: a copy of about a kilobyte would cost more than all that is set here.
         let mut execution = Arc::<Self>::default();
         let arrival = &mut Arc::get_mut(&mut execution).expect("it is new").arrival;
         (arrival.around, arrival.ownership) = (around, ownership);
@@ -177,26 +166,21 @@ impl Execution {
         self.identity.has_key_in_header.store(true, Ordering::Relaxed);
     }
 
-    /// Notes the data that the guard keeps of the request's head. Returns the request's credentials: the headers that
-    /// its registry counts as such.
-    pub(crate) fn arrive(&self, registry: Option<&Registry>, request: &Request) -> Credentials {
-        let credentials = registry.map(|registry| Credentials::of(registry.credential_headers(), request.headers()));
-        let client =
-            registry.zip(credentials.clone()).map(|(registry, credentials)| Client::new(registry, credentials));
-        let is_head = request.method() == Method::HEAD;
-        let _ = self.arrival.head.set(RequestHead {
-            client,
-            destination: Destination::new(request.method(), request.uri()),
-            is_head,
-            // HTTP/1.0 ends such a response with the connection.
-            has_response_without_an_end: is_head || request.version() <= Version::HTTP_10,
-        });
-        credentials.unwrap_or_default()
+    /// Notes the head of the request. Returns the request's credentials: the headers that its registry counts as such.
+    pub(super) fn arrive(&self, registry: Option<&Registry>, request: &Request) -> Credentials {
+        let (head, credentials) = RequestHead::of(registry, request);
+        let _ = self.arrival.head.set(head);
+        credentials
+    }
+
+    /// Returns the head of the request, if its guard has noted it.
+    pub(super) fn head(&self) -> Option<&RequestHead> {
+        self.arrival.head.get()
     }
 
     /// Returns the client of the request, if its guard has a registry.
     pub(super) fn client(&self) -> Option<&Client> {
-        self.arrival.head.get()?.client.as_ref()
+        self.head()?.client.as_ref()
     }
 
     /// Returns whether this execution runs under this key, by its own claim or by the claim of a guard around it.
@@ -263,9 +247,14 @@ impl Execution {
         self.claim.transaction.get()
     }
 
-    /// Notes that all extractors of this handler have run. A rejection is rendered for this audience. Returns false if
-    /// the extractors requested two transactions.
-    pub(super) fn end_extraction(&self, policy: &PolicyHandle, handler: TypeId, audience: Audience) -> bool {
+    /// Notes that the extractors before the claim have run. A rejection is rendered for this audience. Returns false if
+    /// these extractors requested two transactions.
+    pub(super) fn end_extraction_before_claim(
+        &self,
+        policy: &PolicyHandle,
+        handler: TypeId,
+        audience: Audience,
+    ) -> bool {
         let _ = self.identity.guarding.set(Guarding { policy: policy.clone(), handler, audience });
         // If an extractor forwards the request, the transactions that the extractor requested do not belong to this
         // handler.
@@ -315,21 +304,11 @@ impl Execution {
         self.identity.guarding.get().map(|guarding| guarding.audience.clone()).unwrap_or_default()
     }
 
-    /// Returns whether the client gets no body.
-    pub(super) fn is_head(&self) -> bool {
-        self.arrival.head.get().is_some_and(|head| head.is_head)
-    }
-
-    /// Returns whether the client can detect that a response of unknown length is incomplete.
-    pub(super) fn has_response_with_an_end(&self) -> bool {
-        self.arrival.head.get().is_none_or(|head| !head.has_response_without_an_end)
-    }
-
     /// Returns whether both executions guard the same handler.
     pub(super) fn has_the_handler_of(&self, other: &Self) -> bool {
         let [own, others] = [self, other].map(|it| {
             let guarding = it.identity.guarding.get().map(|guarding| (guarding.policy.address(), guarding.handler));
-            (guarding, it.arrival.head.get().map(|head| &head.destination))
+            (guarding, it.head().map(|head| &head.destination))
         });
         own == others
     }

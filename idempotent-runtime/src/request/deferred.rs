@@ -12,20 +12,25 @@ use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 
+use crate::policy::Policy;
 use crate::policy::values::Reads;
 use crate::rejection::mark::marked;
+use crate::request::claim_input::{BodyReading, ClaimInput};
 use crate::request::context::Execution;
+use crate::request::coverage::find_sender;
 use crate::request::input::RequestInput;
+use crate::request::request_body::BodyLimit;
 use crate::request::response_mark::{without_foreign_headers, without_mark};
 use crate::request::upload::Upload;
 use crate::sync::{Mutex, lock, unpoisoned};
 
 /// When the arguments are extracted, relative to the claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extraction {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExtractionTime {
     /// Before the claim. The response of an extractor that fails is sent as it is, and nothing is claimed.
     BeforeClaim,
     /// After the claim: the extractors are part of the guarded run.
+    #[default]
     UnderClaim,
     /// After the claim, for a single body extractor of axum. If the body cannot be read, nothing can be claimed, and
     /// the extractor answers.
@@ -47,6 +52,10 @@ pub(crate) struct DeferredRequest {
     /// An `Option` of the arguments. It is taken out of its box, which costs less code than to take the box apart.
     arguments: Mutex<Option<Box<dyn Any + Send>>>,
 }
+
+/// Whether an extractor may begin a transaction.
+const MAY_BEGIN_TRANSACTION: bool = cfg!(feature = "__transactions");
+const NOT_BEGUN: &str = "the extractors of the request have not begun";
 
 /// What the extractors need. All is `None` for a handler that is called directly.
 #[derive(Default)]
@@ -84,28 +93,58 @@ impl DeferredRequest {
         Self::new(request, extractor)
     }
 
-    /// Reads the data that the guard needs from the request.
-    pub(super) async fn read(mut self: Arc<Self>, key_is_elsewhere: bool, reads: Reads) -> Arc<Self> {
+    /// Reads the data that the guard needs from the request, unless only the guard knows what it needs.
+    pub(super) async fn read(mut self: Arc<Self>, reads: Option<Reads>) -> Arc<Self> {
+        let Some(reads) = reads else { return self };
         let deferred = Arc::get_mut(&mut self).expect("it is new");
         let Waiting { request, input, .. } = unpoisoned(deferred.waiting.get_mut());
-        let request = request.as_mut().expect("its extractors have not begun");
-        RequestInput::read(input, request, key_is_elsewhere, reads).await;
+        RequestInput::read(input, request.as_mut().expect(NOT_BEGUN), reads).await;
         self
     }
 
-    /// Takes the data that the guard has read from the request. Unless the extractors are axum's own, one of them may
-    /// begin a transaction, which needs an execution even if the request has no key.
+    /// Takes the data that the guard has read from the request, and returns whether this includes the body. Unless the
+    /// extractors are axum's own, one of them may begin a transaction, which needs an execution even if the request has
+    /// no key.
     ///
     /// # Panics
     ///
-    /// If the request was not read: without the data, it would run unguarded.
-    pub(super) fn take_input(&self, extraction: Extraction) -> RequestInput {
-        let mut waiting = lock(&self.waiting);
-        let mut input = waiting.input.take().expect("a request is read before its handler is called");
-        if cfg!(feature = "__transactions") && extraction != Extraction::PlainBody && input.execution.is_none() {
-            input.execution = waiting.request.as_ref().map(|request| Execution::of_guard(request.extensions()));
+    /// If the request is not there: without its data, the handler would run unguarded.
+    pub(super) fn take_input(&self, policy: &Policy, time: ExtractionTime) -> (RequestInput, bool) {
+        let read = lock(&self.waiting).input.take();
+        let is_read = read.is_some();
+        let mut input = read.unwrap_or_else(|| {
+            // Not under the lock, because a function of the application may name the caller.
+            let mut request = self.lend();
+            let input = RequestInput::of_handler(&mut request, policy);
+            self.put_back(request);
+            input
+        });
+        if MAY_BEGIN_TRANSACTION && time != ExtractionTime::PlainBody && input.execution.is_none() {
+            input.execution = lock(&self.waiting).request.as_ref().map(|request| {
+                let execution = Execution::of_guard(request.extensions());
+                find_sender(&execution, request.headers());
+                execution
+            });
         }
-        input
+        (input, is_read)
+    }
+
+    /// Reads the body of the request before its extraction begins.
+    pub(super) fn read_body(self: Arc<Self>, reading: BodyReading) -> BoxFuture<'static, ClaimInput> {
+        Box::pin(async move {
+            let mut request = self.lend();
+            let claim_input = reading.read(&mut request, BodyLimit::OfRoute).await;
+            self.put_back(request);
+            claim_input
+        })
+    }
+
+    fn lend(&self) -> Request {
+        lock(&self.waiting).request.take().expect(NOT_BEGUN)
+    }
+
+    fn put_back(&self, request: Request) {
+        lock(&self.waiting).request = Some(request);
     }
 
     /// Begins the extraction. From now on, the request is inside of the guard of this execution. Returns `None` if the
@@ -179,8 +218,9 @@ impl<B: fmt::Debug + 'static> fmt::Debug for Extracted<B> {
 
 /// The extraction of one request's arguments.
 #[derive(Default)]
-pub(super) struct Deferred {
+pub(super) struct Extraction {
     arguments: Arguments,
+    time: ExtractionTime,
     is_before_claim: bool,
     /// The body that the extractors read, if it was not read before.
     upload: Option<Upload>,
@@ -213,15 +253,27 @@ impl Arguments {
     }
 }
 
-impl Deferred {
+impl Extraction {
     pub(super) fn new(
-        unextracted: Option<Arc<DeferredRequest>>,
-        is_before_claim: bool,
-        upload: Option<Upload>,
+        unextracted: Arc<DeferredRequest>,
+        time: ExtractionTime,
         execution: Option<Arc<Execution>>,
+        claim_input: &ClaimInput,
     ) -> Self {
-        let arguments = unextracted.map_or(Arguments::Extracted, Arguments::Unextracted);
-        Self { arguments, is_before_claim, upload, execution }
+        let arguments = Arguments::Unextracted(unextracted);
+        let mut extraction = Self { arguments, time, is_before_claim: false, upload: None, execution };
+        extraction.note_body(claim_input);
+        extraction
+    }
+
+    /// Notes how far the body has been read.
+    pub(super) fn note_body(&mut self, claim_input: &ClaimInput) {
+        self.is_before_claim = match self.time {
+            ExtractionTime::BeforeClaim => true,
+            ExtractionTime::UnderClaim => false,
+            ExtractionTime::PlainBody => claim_input.has_broken_body(),
+        };
+        self.upload.clone_from(&claim_input.upload);
     }
 
     /// Extracts the arguments that belong before the claim. Returns the response of an extractor that fails. Is ready

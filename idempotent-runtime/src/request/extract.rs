@@ -61,9 +61,10 @@ pub enum Targeted {}
 #[derive(Debug)]
 pub enum Streamed {}
 
-/// The key is not in the header `idempotency-key`, so only the engine can find out whether there is a key.
+/// The policy has its own rules for keys or methods. So the guard reads the request: only its policy says whether the
+/// request has a key, and whether it is guarded. The body of a request that is not guarded is not read.
 #[derive(Debug)]
-pub struct KeyElsewhere<M>(PhantomData<M>);
+pub enum ReadByGuard {}
 
 /// Axum's marker type for the extractors that [`Guarded`] wraps. It contains the inner extractor's own marker.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ where
         // On the heap first, so that axum's future of the handler does not contain the request several times: the
         // allocator is slow with blocks of more than a kilobyte.
         let request = DeferredRequest::of::<S, B, M>(request, state.clone());
-        ReadRequest { reading: request.read(Mode::KEY_ELSEWHERE, Mode::READS), guarded: PhantomData }
+        ReadRequest { reading: request.read(Mode::READS), guarded: PhantomData }
     }
 }
 
@@ -129,12 +130,11 @@ impl<B: 'static, M> Guarded<B, M> {
     }
 }
 
-/// Says which part of a request is read before the inner extractor gets it.
+/// Says which part of a request is read before the inner extractor gets it. `None` means that the guard reads the
+/// request when it knows its policy.
 pub trait Reading: sealed::Sealed {
     #[doc(hidden)]
-    const READS: Reads;
-    #[doc(hidden)]
-    const KEY_ELSEWHERE: bool = false;
+    const READS: Option<Reads>;
 }
 
 pub(crate) mod sealed {
@@ -143,26 +143,25 @@ pub(crate) mod sealed {
     impl Sealed for super::BufferedJson {}
     impl Sealed for super::Targeted {}
     impl Sealed for super::Streamed {}
-    impl<M> Sealed for super::KeyElsewhere<M> {}
+    impl Sealed for super::ReadByGuard {}
 }
 
 impl Reading for Buffered {
-    const READS: Reads = Reads::Body;
+    const READS: Option<Reads> = Some(Reads::Body);
 }
 
 impl Reading for BufferedJson {
-    const READS: Reads = Reads::Json;
+    const READS: Option<Reads> = Some(Reads::Json);
 }
 
 impl Reading for Targeted {
-    const READS: Reads = Reads::Target;
+    const READS: Option<Reads> = Some(Reads::Target);
 }
 
 impl Reading for Streamed {
-    const READS: Reads = Reads::Nothing;
+    const READS: Option<Reads> = Some(Reads::Nothing);
 }
 
-impl<M: Reading> Reading for KeyElsewhere<M> {
-    const READS: Reads = M::READS;
-    const KEY_ELSEWHERE: bool = true;
+impl Reading for ReadByGuard {
+    const READS: Option<Reads> = None;
 }

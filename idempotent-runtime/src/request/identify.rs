@@ -14,15 +14,16 @@ use crate::idempotency_key::{IdempotencyKey, InvalidKey};
 use crate::observe::event::Event;
 use crate::observe::telemetry;
 use crate::policy::handle::PolicyHandle;
-use crate::policy::values::{InvalidKeyPolicy, KeySource};
+use crate::policy::values::{InvalidKeyPolicy, KeySource, Reads};
 use crate::policy::{CacheIf, Policy};
 use crate::registry::Registry;
 use crate::rejection::problem::Rejection;
 use crate::rejection::request::Audience;
 use crate::request::admission::Admission;
+use crate::request::claim_input::{BODY_NOT_PERMITTED, BodyReading, ClaimInput, InputBody};
 use crate::request::context::Execution;
 use crate::request::identity::{IdentifiedRequest, Identity};
-use crate::request::input::{BODY_NOT_PERMITTED, ClaimInput, InputBody, RequestInput};
+use crate::request::input::RequestInput;
 use crate::request::key_expression::KeyExpression;
 use crate::request::upload::Unread;
 
@@ -64,25 +65,49 @@ impl Gate {
         let policy = &gate.policy;
         if policy.guards(&input.method) {
             gate.is_guarded = true;
-            gate.claim_input = input.claim_input;
-            gate.identity.caller = gate.claim_input.caller.take();
             if policy.key() == KeySource::Header {
                 let header = input.key.is_in_header().then_some(policy.header());
                 if let (Some(_), Some(execution)) = (header, &gate.execution) {
                     execution.set_key_in_header();
                 }
-                gate.key = check_key(policy, header, input.key.into_key(policy.header()));
+                gate.key = check_key(policy, header, input.key.into_key());
             }
-            let may_have_key = match &gate.key {
-                Some(key) => key.is_ok(),
-                None => policy.key() == KeySource::Expression,
-            };
-            if may_have_key && matches!(gate.claim_input.body, InputBody::NotPermitted) {
-                // Neither an expression nor an extractor may wait for the body now.
-                gate.key = Some(Err(BODY_NOT_PERMITTED));
-            }
+            gate.set_claim_input(input.claim_input);
         }
         gate
+    }
+
+    /// Takes the content of the request, when its body has been read.
+    pub(crate) fn set_claim_input(&mut self, mut claim_input: ClaimInput) {
+        self.identity.caller = claim_input.caller.take();
+        if self.may_claim() && matches!(claim_input.body, InputBody::NotPermitted) {
+            // Neither an expression nor an extractor may wait for the body now.
+            self.key = Some(Err(BODY_NOT_PERMITTED));
+        }
+        self.claim_input = claim_input;
+    }
+
+    /// Returns whether the request has a key, or the expression of the policy may still name one.
+    fn may_claim(&self) -> bool {
+        match &self.key {
+            Some(key) => key.is_ok(),
+            None => self.is_guarded && self.policy.key() == KeySource::Expression,
+        }
+    }
+
+    /// Begins to read the body of a request, if it was not read before. Returns `None` if the handler runs unguarded, or
+    /// if the request is rejected because it has no key: then the body is left alone.
+    pub(crate) fn begin_to_read(&mut self) -> Option<BodyReading> {
+        let reads = match &self.key {
+            Some(Err(Rejection::MissingKey { .. })) => return None,
+            // The client may have to send its body before it reads the answer.
+            Some(Err(_)) => Reads::Nothing,
+            _ if self.may_claim() => self.policy.fingerprint().reads(),
+            _ => return None,
+        };
+        let caller = self.identity.caller.take();
+        let claim_input = ClaimInput { caller, ..mem::take(&mut self.claim_input) };
+        Some(BodyReading { claim_input, reads, registry: self.registry.clone() })
     }
 
     /// Takes the key of `key = expr`. The key comes before the other expressions, because these matter only for a
@@ -141,9 +166,9 @@ impl Gate {
         matches!(self.key, Some(Err(_)))
     }
 
-    /// Takes the gate of a rejected request, and leaves a gate that lets everything through.
-    pub(super) fn take_rejected(&mut self) -> Option<Self> {
-        self.is_rejected().then(|| mem::replace(self, Self::new(self.policy.clone(), None)))
+    /// Returns the content of the request.
+    pub(super) fn claim_input(&self) -> &ClaimInput {
+        &self.claim_input
     }
 
     /// Takes the body that the client may still be sending when the request is answered without the handler.
@@ -155,8 +180,9 @@ impl Gate {
     /// Returns the data of the request for the next stage. `handler` is the type of the handler.
     pub(super) fn identify(mut self, handler: TypeId) -> Identified {
         self.drop_key_if_disabled();
-        let end_extraction =
-            |execution: &Arc<Execution>| execution.end_extraction(&self.policy, handler, self.audience.clone());
+        let end_extraction = |execution: &Arc<Execution>| {
+            execution.end_extraction_before_claim(&self.policy, handler, self.audience.clone())
+        };
         let has_one_transaction = self.execution.as_ref().is_none_or(end_extraction);
         let transaction = self.execution.as_ref().and_then(|execution| execution.transaction().cloned());
         if self.key.is_none() && transaction.is_none() {

@@ -5,7 +5,7 @@ use crate::fingerprint::expression::Unserialisable;
 use crate::idempotency_key::IdempotencyKey;
 use crate::registry::Registry;
 use crate::request::admission::Admission;
-use crate::request::input::{ClaimInput, InputBody};
+use crate::request::claim_input::{ClaimInput, InputBody};
 
 /// A request with a key, before its fingerprint is known.
 pub(super) struct IdentifiedRequest {

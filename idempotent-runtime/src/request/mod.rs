@@ -1,9 +1,10 @@
 //! The pipeline of one request, one file for each stage, in the order in which a request passes through.
 //!
 //! ```text
-//!  extract      Guarded takes the request from axum; input reads what the guard needs, digests target and body, and
-//!     │         leaves the body whole: body; deferred extracts the last arguments, unless they come after the claim:
-//!     │         plain_body
+//!  extract      Guarded takes the request from axum; input reads the head; claim_input digests target and body, and
+//!     │         leaves the body whole: request_body; if the policy has its own rules for keys or methods, the body is
+//!     │         read only when the gate has applied these rules; deferred extracts the last arguments, unless they
+//!     │         come after the claim: plain_body
 //!     │         a crash leaves nothing
 //!     ▼
 //!  identify     takes key and caller, and digests the value of `fingerprint = expr`, from the policy's expressions:
@@ -48,8 +49,10 @@
 //! |---|---|
 //! | [`link`] | Which execution does this request belong to? A clone of a request gets its own. |
 //! | [`context`] | What does each stage know about this execution: arrival, identity, claim, run, answer? |
+//! | `gate_slot` | How does the gate get into the handler's future, which evaluates the expressions, and back? |
 //! | [`ownership`] | An extractor created the execution: does the handler own it, or a handler that got the request? |
 //! | [`keyed_request`] | With which key, fingerprints and permits does a request claim? Is a fingerprint its own? |
+//! | [`body`] | Which frames of a body were read already? A later reader still gets them. |
 //! | [`upload`] | Which bytes does a client still send when the request is answered without the handler? |
 //! | `transaction_argument` | How does a handler get its `Tx`? (features `sqlite`, `postgres`) |
 //! | [`detach_state`] | Does the handler continue when its client disconnects, and where? |
@@ -64,7 +67,7 @@
 //! |---|---|
 //! | [`guards_around`] | Which guard around this request has the same key? May the handler use its key and steps? |
 //! | [`coverage`] | Which guard is around a request without a link? The one whose handler this thread polls. |
-//! | [`client`], [`destination`] | Do two requests have the same client? Did they arrive at the same place? |
+//! | [`request_head`], [`client`], [`destination`] | Do two requests have the same client? Did they arrive at the same place? |
 //! | [`covered_run`], [`covered_runs`] | Which runs are in progress under another guard's claim? It ends after them. |
 //! | [`active_guard`] | Is a guard's claim open? When the active guard is dropped, nothing runs under it any more. |
 //! | [`step_place`], [`step_context`] | Under which claim is a step recorded, and what does the execution keep of its steps? |
@@ -76,6 +79,7 @@ pub(crate) mod beyond_limit;
 pub(crate) mod body;
 pub(crate) mod caller_expression;
 pub(crate) mod claim;
+pub(crate) mod claim_input;
 pub(crate) mod client;
 pub(crate) mod completion;
 pub(crate) mod context;
@@ -88,6 +92,7 @@ pub(crate) mod detach_state;
 pub(crate) mod expansion;
 pub(crate) mod extract;
 pub(crate) mod fingerprint;
+pub(crate) mod gate_slot;
 pub(crate) mod guarded_run;
 pub(crate) mod guards_around;
 pub(crate) mod handler_run;
@@ -101,6 +106,8 @@ pub(crate) mod link;
 pub(crate) mod ownership;
 pub(crate) mod plain_body;
 pub(crate) mod replay;
+pub(crate) mod request_body;
+pub(crate) mod request_head;
 pub(crate) mod respond;
 pub(crate) mod response_body;
 pub(crate) mod response_mark;

@@ -18,7 +18,7 @@ pub(super) struct Ownership(Mutex<State>);
 struct State {
     /// A guard has taken the execution for its own handler, and has not answered.
     is_taken: bool,
-    /// The run whose extractor created it has run all its extractors.
+    /// The run whose extractor created it has run all its extractors before the claim.
     is_adopted: bool,
     /// The handler of the guard that took the execution continues without its caller, so either handler may use the
     /// execution.
@@ -110,8 +110,8 @@ impl ExtractorExecutions {
         ownership
     }
 
-    /// Notes that all extractors have run: from now on, the run itself owns each execution that no other guard owns.
-    /// Returns the transactions of all its executions.
+    /// Notes that the extractors before the claim have run: from now on, the run itself owns each execution that no
+    /// other guard owns. Returns the transactions of all its executions.
     pub(super) fn adopt(&self) -> Vec<Arc<dyn HandlerTransaction>> {
         if !self.has_any.load(Ordering::Acquire) {
             return Vec::new();

@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Form, Multipart, RawForm, Request};
 use bytes::BytesMut;
 
-use crate::request::deferred::Extraction;
+use crate::request::deferred::ExtractionTime;
 use crate::request::extract::Guarded;
 
 /// A body extractor of axum.
@@ -21,19 +21,19 @@ pub struct Probe<B>(OtherExtractor, PhantomData<fn() -> B>);
 
 /// Any other type. For example, a user's own extractor may verify a signature, which must happen before every replay.
 #[derive(Debug)]
-pub struct OtherExtractor(Extraction);
+pub struct OtherExtractor(ExtractionTime);
 
 impl<B> Probe<B> {
     /// Creates the probe for this argument.
     pub const fn of<M>(_: &Guarded<B, M>) -> Self {
-        Self(OtherExtractor(Extraction::BeforeClaim), PhantomData)
+        Self(OtherExtractor(ExtractionTime::BeforeClaim), PhantomData)
     }
 }
 
 impl<B: PlainBody> Probe<B> {
     /// Returns that the argument is extracted under the claim.
-    pub const fn idempotent_extraction(&self) -> Extraction {
-        Extraction::PlainBody
+    pub const fn idempotent_extraction(&self) -> ExtractionTime {
+        ExtractionTime::PlainBody
     }
 }
 
@@ -47,7 +47,7 @@ impl<B> Deref for Probe<B> {
 
 impl OtherExtractor {
     /// Returns that the argument is extracted before the claim.
-    pub const fn idempotent_extraction(&self) -> Extraction {
+    pub const fn idempotent_extraction(&self) -> ExtractionTime {
         self.0
     }
 }

@@ -39,7 +39,7 @@ impl KeyedRequest {
             return self.admission.reject(Rejection::ResponseNotRecorded { status });
         };
         let trace = TraceParent::take(&mut lines);
-        let length = Length::of(self.admission.execution.is_head(), status);
+        let length = Length::of(self.admission.execution.head().is_some_and(|head| head.is_head), status);
         let replay = match replay(status, lines, body, &self.admission.policy, recorded_at, length) {
             Ok(replay) => replay,
             Err(error) => return self.reject_damaged(&error),

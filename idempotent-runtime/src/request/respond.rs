@@ -161,7 +161,7 @@ impl ResponseClassifier {
     fn streams(&self, parts: &response::Parts, body: &Body, guard: &ActiveGuard) -> bool {
         self.policy.stream() == Stream::Record
             && is_of_unknown_length(parts, body)
-            && guard.execution().has_response_with_an_end()
+            && guard.execution().head().is_none_or(|head| !head.has_response_without_an_end)
             && Handle::try_current().is_ok()
     }
 

@@ -12,14 +12,15 @@ use std::task::{Context, Poll, ready};
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 use pin_project_lite::pin_project;
-use tokio::sync::oneshot;
 use tracing::Instrument;
 
+use crate::request::claim_input::ClaimInput;
 use crate::request::completion::Completion;
 use crate::request::context::Execution;
 use crate::request::coverage::polled_in;
-use crate::request::deferred::Deferred;
+use crate::request::deferred::Extraction;
 use crate::request::fingerprint::{Prepared, prepare};
+use crate::request::gate_slot::GateSlot;
 use crate::request::handler_run::{ClaimOutcome, HandlerRun};
 use crate::request::identify::{Gate, Identified};
 use crate::request::respond::Panic;
@@ -27,19 +28,12 @@ use crate::request::settle::Settling;
 use crate::request::streaming::stream;
 use crate::request::upload::Unread;
 
-/// Runs `handler` after its gate.
-pub(crate) fn run<F>(gate: Gate, handler: F, into_response: fn(F::Output) -> Response) -> Completion
-where
-    F: Future + Send + 'static,
-{
-    let execution = gate.execution.clone();
-    start(Progress { stage: Stage::AtGate(gate), deferred: Deferred::default() }, execution, handler, into_response)
-}
-
 /// How far a request has come.
 pub(super) struct Progress {
+    /// Reads the body, if it was not read before the policy was known.
+    pub(super) reading: Option<BoxFuture<'static, ClaimInput>>,
+    pub(super) extraction: Extraction,
     pub(super) stage: Stage,
-    pub(super) deferred: Deferred,
 }
 
 /// Runs `handler` from this stage on.
@@ -111,10 +105,10 @@ impl<F: Future> Handler for PinnedHandler<'_, F> {
 fn poll_handler(
     handler: &mut dyn Handler,
     cx: &mut Context<'_>,
-    deferred: Option<&mut Deferred>,
+    extraction: Option<&mut Extraction>,
 ) -> Poll<Result<Response, Panic>> {
     let polled = catch_unwind(AssertUnwindSafe(|| {
-        let polled = match deferred.map(|it| it.poll_under_claim(cx)) {
+        let polled = match extraction.map(|it| it.poll_under_claim(cx)) {
             None | Some(Poll::Ready(None)) => handler.poll(cx),
             Some(Poll::Ready(Some(rejection))) => Poll::Ready(rejection),
             Some(Poll::Pending) => Poll::Pending,
@@ -138,7 +132,7 @@ fn poll_handler(
 #[allow(clippy::large_enum_variant, reason = "they lie in the box of the handler's future, which is as large")]
 pub(super) enum Stage {
     /// The handler's future owns the gate, and evaluates the policy's expressions.
-    Evaluating(oneshot::Receiver<Gate>),
+    Evaluating(Arc<GateSlot>),
     AtGate(Gate),
     /// The store answers the claim, or the transaction of a request without a key begins.
     Claiming(BoxFuture<'static, Result<HandlerRun, Response>>, Option<Unread>),
@@ -179,30 +173,61 @@ fn or_resume(ran: Result<Response, Panic>) -> Response {
 impl Progress {
     /// Continues the request as far as possible. `handler_type` identifies the handler.
     fn poll(&mut self, cx: &mut Context<'_>, handler_type: TypeId, handler: &mut dyn Handler) -> Poll<Response> {
-        let Self { stage, deferred } = self;
+        if let Some(reading) = &mut self.reading {
+            let claim_input = ready!(reading.as_mut().poll(cx));
+            self.reading = None;
+            self.extraction.note_body(&claim_input);
+            self.stage.set_claim_input(claim_input);
+        }
+        let Self { stage, extraction, .. } = self;
         // A request that is rejected because of its key is answered before its body is read.
         let is_rejected = matches!(stage, Stage::AtGate(gate) if gate.is_rejected());
-        if !is_rejected && let Some(rejection) = ready!(deferred.poll_before_claim(cx)) {
+        if !is_rejected && let Some(rejection) = ready!(extraction.poll_before_claim(cx)) {
             *stage = Stage::Done;
             return Poll::Ready(rejection);
         }
-        stage.proceed(cx, deferred, handler_type, handler)
+        stage.proceed(cx, extraction, handler_type, handler)
     }
 }
 
 impl Stage {
+    /// Lets the handler's future evaluate the policy's expressions, unless the request is already rejected.
+    pub(super) fn evaluating(self, slot: &Arc<GateSlot>) -> Self {
+        match self {
+            Self::AtGate(gate) if !gate.is_rejected() => {
+                slot.offer(gate);
+                Self::Evaluating(Arc::clone(slot))
+            }
+            rejected => rejected,
+        }
+    }
+
+    /// Gives the content of the request to the gate, when the body has been read.
+    fn set_claim_input(&mut self, claim_input: ClaimInput) {
+        match self {
+            Self::AtGate(gate) => gate.set_claim_input(claim_input),
+            Self::Evaluating(slot) => {
+                let slot = Arc::clone(slot);
+                let mut gate = slot.take_offered();
+                gate.set_claim_input(claim_input);
+                *self = Self::AtGate(gate).evaluating(&slot);
+            }
+            _ => unreachable!("the body is read before any other stage"),
+        }
+    }
+
     fn proceed(
         &mut self,
         cx: &mut Context<'_>,
-        deferred: &mut Deferred,
+        extraction: &mut Extraction,
         handler_type: TypeId,
         handler: &mut dyn Handler,
     ) -> Poll<Response> {
         loop {
             match self {
-                Self::Evaluating(gate) => match (poll_handler(handler, cx, None), gate.try_recv()) {
-                    (Poll::Pending, Ok(gate)) => *self = Self::AtGate(gate),
-                    (Poll::Pending, Err(_)) => return Poll::Pending,
+                Self::Evaluating(slot) => match (poll_handler(handler, cx, None), slot.take_evaluated()) {
+                    (Poll::Pending, Some(gate)) => *self = Self::AtGate(gate),
+                    (Poll::Pending, None) => return Poll::Pending,
                     // An expression has ended the handler with `?`. Nothing is claimed yet.
                     (Poll::Ready(ran), _) => {
                         *self = Self::Done;
@@ -224,7 +249,7 @@ impl Stage {
                     Poll::Ready(Err(answer)) => *self = Self::answering(answer, unread.take()),
                 },
                 Self::Running(_) => {
-                    if let Some(response) = ready!(self.poll_running(cx, deferred, handler)) {
+                    if let Some(response) = ready!(self.poll_running(cx, extraction, handler)) {
                         return Poll::Ready(response);
                     }
                 }
@@ -250,21 +275,22 @@ impl Stage {
     fn poll_running(
         &mut self,
         cx: &mut Context<'_>,
-        deferred: &mut Deferred,
+        extraction: &mut Extraction,
         handler: &mut dyn Handler,
     ) -> Poll<Option<Response>> {
         let Self::Running(run) = self else { unreachable!("it is polled as one") };
         let (span, guard) = match run {
             HandlerRun::Unguarded { .. } => {
-                let ran = ready!(poll_handler(handler, cx, Some(deferred)));
+                let ran = ready!(poll_handler(handler, cx, Some(extraction)));
                 *self = Self::Done;
                 return Poll::Ready(Some(or_resume(ran)));
             }
-            HandlerRun::Covered(_) => return self.poll_covered(cx, deferred, handler).map(Some),
+            HandlerRun::Covered(_) => return self.poll_covered(cx, extraction, handler).map(Some),
             HandlerRun::Claimed(claimed) => (&claimed.run.span, &claimed.run.guard),
             HandlerRun::InTransaction(transaction) => (&transaction.run.span, &transaction.run.guard),
         };
-        let ran = ready!(polled_in(guard.execution(), || span.in_scope(|| poll_handler(handler, cx, Some(deferred)))));
+        let ran =
+            ready!(polled_in(guard.execution(), || span.in_scope(|| poll_handler(handler, cx, Some(extraction)))));
         let settling = match mem::replace(self, Self::Done) {
             Self::Running(HandlerRun::Claimed(claimed)) => claimed.settle(ran),
             Self::Running(HandlerRun::InTransaction(transaction)) => Settling::Later(Box::pin(transaction.settle(ran))),
@@ -283,11 +309,11 @@ impl Stage {
     fn poll_covered(
         &mut self,
         cx: &mut Context<'_>,
-        deferred: &mut Deferred,
+        extraction: &mut Extraction,
         handler: &mut dyn Handler,
     ) -> Poll<Response> {
         let Self::Running(HandlerRun::Covered(run)) = self else { unreachable!("it is polled as one") };
-        let Poll::Ready(ran) = polled_in(run.execution(), || poll_handler(handler, cx, Some(deferred))) else {
+        let Poll::Ready(ran) = polled_in(run.execution(), || poll_handler(handler, cx, Some(extraction))) else {
             return Poll::Pending;
         };
         // If the handler panicked, dropping the run marks it as cut off.

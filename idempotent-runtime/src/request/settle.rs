@@ -158,13 +158,12 @@ impl Claimed {
     }
 
     async fn record(self, response: Response, record: Record, outcome: Outcome) -> Response {
-        let (registry, scope) = (self.run.registry.clone(), self.run.classifier.policy.owned_scope());
-        let audience = self.run.guard.execution().audience();
+        let reject = self.run.rejecter();
         match self.end(PlannedEnd::Record(record), outcome).await {
             ActualEnd::AsPlanned => response,
             ActualEnd::Unrecorded => without_record(response),
             // A retry may get the response of another attempt, and a key must have only one response.
-            ActualEnd::Lost => registry.reject(&scope, CLAIM_LOST, &audience),
+            ActualEnd::Lost => reject(CLAIM_LOST),
         }
     }
 

@@ -177,7 +177,7 @@ impl InTransaction {
 
     fn render(&self, rejection: Rejection) -> Response {
         let execution = self.run.guard.execution();
-        let response = self.run.registry.reject(self.run.classifier.policy.scope(), rejection, &execution.audience());
+        let response = self.run.rejecter()(rejection);
         // A request without a key has not called `take_over`, but a layer around it must not record a rejection.
         if execution.around().is_some() { of_another_guard(response, execution) } else { response }
     }

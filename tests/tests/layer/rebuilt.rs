@@ -84,15 +84,24 @@ async fn tells_key_of_layer(idempotency: Idempotency) -> String {
     tells_key(idempotency).await
 }
 
+#[idempotent(scope = "rebuilt-default-header")]
+async fn tells_key_of_other_layer(idempotency: Idempotency) -> String {
+    tells_key(idempotency).await
+}
+
 #[tokio::test]
 async fn handler_of_a_rebuilt_request_sees_the_key_of_its_layer() {
-    for route in [post(tells_key), post(tells_key_of_layer)] {
+    let (default, other) = ("idempotency-key", "x-other");
+    let routes =
+        [(post(tells_key), default), (post(tells_key_of_layer), default), (post(tells_key_of_other_layer), other)];
+    for (route, header) in routes {
         let registry = Registry::new(MemoryStore::new());
-        let policy = Policy::builder("rebuilt-key-api").cache([402]);
+        let policy = Policy::builder("rebuilt-key-api").cache([402]).header(header);
         let server = Server::start(beneath(route, &Runs::free(), policy, &registry)).await;
-        let first = server.post_with_key("/", "k").await;
-        assert!(first.text().starts_with(r#"Some("k") "#), "{first:?}");
-        assert_eq!(first.text(), server.post_with_key("/", "k").await.text());
+        let send = || answer(server.post("/").header(header, "k"));
+        let first = send().await;
+        assert!(first.text().starts_with(r#"Some("k") "#), "{header}: {first:?}");
+        assert_eq!(first.text(), send().await.text());
     }
 }
 

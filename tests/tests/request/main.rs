@@ -35,6 +35,7 @@ mod stripe_rejections;
 mod targets;
 mod testing;
 mod trailers;
+mod unguarded_bodies;
 mod uploads;
 mod webhooks;
 
