@@ -269,7 +269,7 @@ async fn seeded_claim_that_was_purged_records_nothing_and_says_so() {
 #[tokio::test]
 #[should_panic(expected = "a handler with a `Tx` claims in its transaction")]
 async fn claim_cannot_be_seeded_for_a_handler_with_a_tx() {
-    testing::registry().seed_in_flight(RecordKey::new("transfers", None, "k")).await;
+    let _never = testing::registry().seed_in_flight(RecordKey::new("transfers", None, "k")).await;
 }
 
 #[tokio::test(start_paused = true)]
