@@ -1,6 +1,6 @@
 //! Operations of many callers that go out together: as one statement, one script or one pipeline.
 //!
-//! While [`Sending::under_way`] calls are under way, further operations gather in a [queue](crate::store::batch::queue). If there are
+//! While [`Sending::under_way`] calls are under way, further operations gather in a queue. If there are
 //! fewer callers, each caller sends its own operation at once and does not wait for other callers.
 //!
 //! A batch is sent by a task that no caller owns. When the batch is answered, the task sends what has gathered meanwhile in the
@@ -26,13 +26,13 @@ use crate::store::batch::sending::Sending;
 use crate::store::error::StoreError;
 use crate::store::line::Call;
 
-pub(in crate::store) struct Batcher<S: Sending> {
+pub(crate) struct Batcher<S: Sending> {
     sending: S,
     queue: Arc<BatchQueue<S>>,
 }
 
 impl<S: Sending> Batcher<S> {
-    pub(in crate::store) fn new(sending: S) -> Arc<Self> {
+    pub(crate) fn new(sending: S) -> Arc<Self> {
         let queue = BatchQueue::new(sending.under_way());
         Arc::new(Self { sending, queue })
     }
@@ -47,7 +47,7 @@ impl<S: Sending> Batcher<S> {
     ///
     /// If the future is dropped before the operation is taken into a batch, the operation is never sent. If it is dropped later, the
     /// operation may take effect.
-    pub(in crate::store) async fn submit(
+    pub(crate) async fn submit(
         self: &Arc<Self>,
         operation: &Arc<S::Operation>,
         call: Option<Arc<Call>>,
@@ -98,12 +98,12 @@ impl<S: Sending> Batcher<S> {
     }
 
     #[cfg(feature = "redis")]
-    pub(in crate::store) fn sending(&self) -> &S {
+    pub(crate) fn sending(&self) -> &S {
         &self.sending
     }
 
     /// Begins a session without a permit.
-    pub(in crate::store) async fn begin_session(&self) -> Result<Lead<S::Session>, StoreError> {
+    pub(crate) async fn begin_session(&self) -> Result<Lead<S::Session>, StoreError> {
         self.connect(None).await
     }
 

@@ -31,13 +31,13 @@ trait GiveBack: Send + Sync {
 }
 
 /// A session for a call. While the permit is kept, further operations gather.
-pub(in crate::store) struct Lead<S> {
-    pub(in crate::store) session: S,
+pub(crate) struct Lead<S> {
+    pub(crate) session: S,
     pub(super) permit: Option<Permit>,
 }
 
 /// The result of submitting an operation.
-pub(in crate::store) enum Outcome<S: Sending> {
+pub(crate) enum Outcome<S: Sending> {
     Answered(S::Answer),
     /// The operation may be sent by its caller, within this session if there is one.
     Alone(Option<Lead<S::Session>>),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::store::error::StoreError;
 
 /// How operations of one kind are sent.
-pub(in crate::store) trait Sending: Send + Sync + 'static {
+pub(crate) trait Sending: Send + Sync + 'static {
     type Operation: Send + Sync + 'static;
 
     type Answer: Send + 'static;
