@@ -1,36 +1,47 @@
 //! A task of the library that may be spawned more than once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sync::tokio::runtime::Handle;
 use crate::sync::tokio::task::JoinHandle;
-use crate::sync::{Mutex, lock, tokio};
+use crate::sync::{Mutex, RuntimeId, current_runtime, lock, tokio};
 
 /// The time between two beats of a task.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// The age of the last beat, in milliseconds, above which a task is replaced. A runtime that a thread drives is late by less
-/// than the difference.
-const STANDSTILL: u64 = 2_000;
+/// The age of the last beat from which a task stands still. A runtime that a thread drives is late by less than the difference.
+const STANDSTILL: Duration = Duration::from_secs(2);
 
 /// At most one task, which ends when this value is dropped.
 ///
 /// A task ends with the runtime that it was spawned on, and stands still while no thread drives that runtime: between two
 /// calls of `block_on`, or while a handler blocks the only thread. Other runtimes of the process may go on meanwhile. So
-/// the next call that needs the task spawns it again, on the runtime of that call. The former task is aborted: if its
-/// runtime is driven again, it is dropped without being polled.
+/// the next call on another runtime spawns the task there. The former task is aborted: if its runtime is driven again, it is
+/// dropped without being polled. A call on the runtime of the task never replaces it: there, a new one would begin later.
 #[derive(Debug, Default)]
 pub(crate) struct BackgroundTask {
+    running: Mutex<Option<Running>>,
+    #[cfg(all(test, shuttle))]
+    is_pretended: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Running {
+    handle: JoinHandle<()>,
+    runtime: Option<RuntimeId>,
     heart: Arc<Heart>,
-    handle: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl BackgroundTask {
     /// Returns whether the task has not ended, and a thread drives its runtime.
     pub(crate) fn is_alive(&self) -> bool {
-        self.heart.beats()
+        #[cfg(all(test, shuttle))]
+        if self.is_pretended.load(Ordering::Relaxed) {
+            return true;
+        }
+        lock(&self.running).as_ref().is_some_and(Running::is_alive)
     }
 
     /// Spawns the task on the runtime of the caller, unless it is alive. Outside of a runtime, the next call in one does.
@@ -38,125 +49,105 @@ impl BackgroundTask {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        if self.is_alive() {
+        #[cfg(all(test, shuttle))]
+        if self.is_pretended.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut running = lock(&self.running);
+        if running.as_ref().is_some_and(Running::is_alive) {
             return;
         }
         let Ok(runtime) = Handle::try_current() else { return };
-        let mut handle = lock(&self.handle);
-        if self.is_alive() {
-            return;
+        if let Some(former) = running.take() {
+            former.handle.abort();
         }
-        if let Some(former) = handle.take() {
-            former.abort();
-        }
-        // A runtime that shuts down drops the task here, and with it `Life`, which takes no lock.
-        *handle = Some(runtime.spawn(with_heartbeat(task(), Life::begin(&self.heart))));
+        let heart = Arc::new(Heart::default());
+        let handle = runtime.spawn(with_heartbeat(task(), Arc::clone(&heart)));
+        *running = Some(Running { handle, runtime: current_runtime(), heart });
     }
 
     /// Records that the task is about to return, so that the next call spawns another one. A task that ends when it has
     /// nothing to do calls this under the lock under which it is given something to do.
     pub(crate) fn has_ended(&self) {
-        self.heart.end(None);
+        if let Some(running) = &*lock(&self.running) {
+            running.heart.has_ended.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Aborts the task.
+    pub(crate) fn abort(&self) {
+        if let Some(running) = lock(&self.running).take() {
+            running.handle.abort();
+        }
     }
 
     /// Makes [`ensure`](Self::ensure) spawn nothing.
     #[cfg(all(test, shuttle))]
     pub(crate) fn pretend_alive(&self) {
-        self.heart.last.store(1, Ordering::Relaxed);
+        self.is_pretended.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for BackgroundTask {
     fn drop(&mut self) {
-        if let Some(task) = lock(&self.handle).take() {
-            task.abort();
+        self.abort();
+    }
+}
+
+impl Running {
+    fn is_alive(&self) -> bool {
+        if self.handle.is_finished() || self.heart.has_ended.load(Ordering::Relaxed) {
+            return false;
         }
+        let current = current_runtime();
+        current.is_none() || current == self.runtime || self.heart.beats()
     }
 }
 
-async fn with_heartbeat(task: impl Future<Output = ()>, life: Life) {
+async fn with_heartbeat(task: impl Future<Output = ()>, heart: Arc<Heart>) {
     tokio::select! {
+        // A task that always has something to do uses up what it may do at once. Then a timer would not be asked.
         biased;
+        () = heart.go_on() => {}
         () = task => {}
-        () = life.go_on() => {}
     }
 }
 
-/// The bits of [`Heart::last`] that tell the time of the last beat: 34 years of milliseconds.
-const TIME: u32 = 40;
-
-/// Shows whether the last task is alive.
-///
-/// No other data is published by it. So its order among other accesses is that of the lock of the task, or of the owner.
+/// Shows whether a task is alive. No other data is published by it.
 #[derive(Debug)]
 struct Heart {
     made_at: Instant,
-    /// The number of the last task, and the time of its last beat in milliseconds, which is 0 after its end.
+    /// The time of the last beat, in milliseconds since the heart was made: the real time, which a test cannot pause. Each
+    /// runtime has a paused clock of its own.
     last: AtomicU64,
+    has_ended: AtomicBool,
 }
 
 impl Default for Heart {
     fn default() -> Self {
-        Self { made_at: Instant::now(), last: AtomicU64::new(0) }
+        Self { made_at: Instant::now(), last: AtomicU64::new(0), has_ended: AtomicBool::new(false) }
     }
 }
 
 impl Heart {
-    /// The real time, which a test cannot pause: each runtime has a paused clock of its own.
-    fn now(&self) -> u64 {
-        let millis = u64::try_from(self.made_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        millis.saturating_add(1).min((1 << TIME) - 1)
-    }
-
     fn beats(&self) -> bool {
-        let last = self.last.load(Ordering::Relaxed) & ((1 << TIME) - 1);
-        // Under the concurrency checker there is one runtime, which is always driven.
-        last != 0 && (cfg!(all(test, shuttle)) || self.now() <= last.saturating_add(STANDSTILL))
-    }
-
-    fn beat(&self, number: u64) {
-        let beat = |last: u64| (last >> TIME == number).then(|| number << TIME | self.now());
-        let _ = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, beat);
-    }
-
-    /// Ends the last task, if it has this number.
-    fn end(&self, number: Option<u64>) {
-        let end = |last: u64| number.is_none_or(|number| last >> TIME == number).then_some(last >> TIME << TIME);
-        let _ = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end);
-    }
-}
-
-/// The life of one task. The task that replaced it has a number of its own, so the former one cannot end it.
-struct Life {
-    heart: Arc<Heart>,
-    number: u64,
-}
-
-impl Life {
-    /// The caller holds the lock of the task.
-    fn begin(heart: &Arc<Heart>) -> Self {
-        let number = (heart.last.load(Ordering::Relaxed) >> TIME).wrapping_add(1) & (u64::MAX >> TIME);
-        heart.last.store(number << TIME | heart.now(), Ordering::Relaxed);
-        Self { heart: Arc::clone(heart), number }
+        let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
+        self.made_at.elapsed() <= last + STANDSTILL
     }
 
     #[cfg(not(all(test, shuttle)))]
     async fn go_on(&self) {
         loop {
-            self.heart.beat(self.number);
+            let now = u64::try_from(self.made_at.elapsed().as_millis()).unwrap_or(u64::MAX / 2);
+            self.last.store(now, Ordering::Relaxed);
             tokio::time::sleep(BEAT).await;
         }
     }
 
+    /// Under the concurrency checker there is one runtime, which is always driven.
     #[cfg(all(test, shuttle))]
     async fn go_on(&self) {
         std::future::pending().await
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        self.heart.end(Some(self.number));
     }
 }
 
@@ -187,13 +178,12 @@ mod tests {
     }
 
     /// Lets the last beat be too long ago.
-    fn age(task: &BackgroundTask) {
-        let heart = Arc::clone(&task.heart);
-        let number = heart.last.load(Ordering::Relaxed) >> TIME;
-        heart.last.store(number << TIME | 1, Ordering::Relaxed);
-        while task.is_alive() {
+    fn stand_still(task: &BackgroundTask, elsewhere: &Runtime) {
+        let began = Instant::now();
+        while elsewhere.block_on(async { task.is_alive() }) {
             std::thread::yield_now();
         }
+        assert!(began.elapsed() > STANDSTILL / 2);
     }
 
     #[test]
@@ -207,14 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn task_that_stands_still_is_replaced_and_never_polled_again() {
+    fn task_that_stands_still_is_replaced_by_another_runtime() {
         let (task, first, second) = (BackgroundTask::default(), runtime(), runtime());
         ensure(&task, &first);
-        age(&task);
+        stand_still(&task, &second);
+        // Its own runtime does not begin it anew.
+        ensure(&task, &first);
+        assert_eq!((tasks(&first), tasks(&second)), (1, 0));
+        stand_still(&task, &second);
         ensure(&task, &second);
-        // The former task is dropped here, which does not end the one that replaced it.
         assert_eq!((tasks(&first), tasks(&second)), (0, 1));
-        assert!(task.is_alive());
         drop(first);
         ensure(&task, &second);
         assert_eq!(tasks(&second), 1);
@@ -222,10 +214,19 @@ mod tests {
 
     #[test]
     fn task_that_is_driven_stays_alive() {
-        let (task, runtime) = (BackgroundTask::default(), runtime());
+        let (task, runtime, other) = (BackgroundTask::default(), runtime(), runtime());
         ensure(&task, &runtime);
-        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(STANDSTILL + 500)).await });
-        assert!(task.is_alive());
+        // The task is always ready, as one is that gets messages faster than it can handle them.
+        let busy = BackgroundTask::default();
+        runtime.block_on(async {
+            busy.ensure(|| async {
+                loop {
+                    ::tokio::task::consume_budget().await;
+                }
+            });
+            tokio::time::sleep(STANDSTILL + BEAT / 2).await;
+        });
+        assert!(other.block_on(async { task.is_alive() && busy.is_alive() }));
     }
 
     #[test]
@@ -236,6 +237,7 @@ mod tests {
         assert!(!task.is_alive());
         ensure(&task, &second);
         task.has_ended();
+        assert!(!task.is_alive());
         ensure(&task, &second);
         assert_eq!(tasks(&second), 1);
         second.block_on(async {

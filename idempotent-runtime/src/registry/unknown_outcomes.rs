@@ -51,6 +51,8 @@ impl UnknownGauge {
 
 impl Drop for UnknownGauge {
     fn drop(&mut self) {
+        // Before its counts are removed, so that it adds none after that.
+        self.task.abort();
         let mut table = table();
         if table.by_registry.remove(&self.number).is_some() {
             table.show();

@@ -17,12 +17,10 @@ pub(super) struct DeletionTask {
     /// The time at which the task wakes, in nanoseconds since the store began. It is written under the lock and read
     /// without it, so a claim need not take the lock.
     pub(super) wakes_at: AtomicU64,
-    /// The lock under which `wakes_at` is written. Contains the number of the task that was spawned last, which alone may
-    /// write it.
-    pub(super) last: Mutex<u64>,
+    /// The lock under which `wakes_at` is written. Contains the notification of an earlier expiry, which the task that was spawned
+    /// last waits for: a former task that stands still must not take it. Only the last task writes `wakes_at`.
+    pub(super) earlier: Mutex<Arc<Notify>>,
     pub(super) task: BackgroundTask,
-    /// The notification of an earlier expiry. It has its own `Arc`, so that the task can sleep without holding the store.
-    pub(super) earlier: Arc<Notify>,
     /// The pace of scans for claims that found the store full.
     pub(super) full: ScanPace,
     /// The pace of scans for claims that found the share of their owner used up.
@@ -33,9 +31,8 @@ impl Default for DeletionTask {
     fn default() -> Self {
         Self {
             wakes_at: AtomicU64::new(UNKNOWN),
-            last: Mutex::default(),
+            earlier: Mutex::default(),
             task: BackgroundTask::default(),
-            earlier: Arc::default(),
             full: ScanPace::default(),
             over_quota: ScanPace::default(),
         }

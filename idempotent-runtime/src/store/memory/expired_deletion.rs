@@ -8,6 +8,7 @@ use crate::store::memory::deletion_task::UNKNOWN;
 use crate::store::memory::stored::Moment;
 use crate::store::memory::table::Table;
 use crate::sync::atomic::Ordering;
+use crate::sync::tokio::sync::Notify;
 use crate::sync::{lock, tokio};
 
 /// The shortest sleep of the task. Without it, a busy store would wake the task for each expiry.
@@ -27,22 +28,22 @@ impl Table {
         if wakes_in_time() {
             return;
         }
-        let mut last = lock(&deletion.last);
+        let mut earlier = lock(&deletion.earlier);
         if wakes_in_time() {
             return;
         }
         if deletion.task.is_alive() {
             deletion.wakes_at.store(wanted, Ordering::SeqCst);
-            deletion.earlier.notify_one();
+            earlier.notify_one();
             return;
         }
         deletion.task.ensure(|| {
-            *last += 1;
-            delete_expired_forever(Arc::downgrade(self), *last)
+            *earlier = Arc::default();
+            delete_expired_forever(Arc::downgrade(self), Arc::clone(&earlier))
         });
-        // The task looks at all entries before it sleeps.
+        // The task looks at all entries before it sleeps. If its runtime ends before that, the task is overdue.
         if deletion.task.is_alive() {
-            deletion.wakes_at.store(wanted, Ordering::SeqCst);
+            deletion.wakes_at.store(wanted.min(nanos(now)), Ordering::SeqCst);
         }
     }
 
@@ -71,13 +72,13 @@ impl Table {
 }
 
 /// Deletes expired entries until the store has none that expires, or the last handle of the store is gone.
-async fn delete_expired_forever(table: Weak<Table>, number: u64) {
+async fn delete_expired_forever(table: Weak<Table>, earlier: Arc<Notify>) {
     loop {
         let Some(table) = table.upgrade() else { return };
         table.delete_all_expired().await;
         let wakes_at = {
-            let last = lock(&table.expired_deletion.last);
-            if *last != number {
+            let last = lock(&table.expired_deletion.earlier);
+            if !Arc::ptr_eq(&last, &earlier) {
                 return;
             }
             // An entry that is added later waits for the lock and corrects the time. An entry that was added earlier is
@@ -96,7 +97,6 @@ async fn delete_expired_forever(table: Weak<Table>, number: u64) {
             table.expired_deletion.wakes_at.store(nanos(wakes_at), Ordering::SeqCst);
             Deadline::since(table.began, wakes_at)
         };
-        let earlier = Arc::clone(&table.expired_deletion.earlier);
         drop(table);
         tokio::select! {
             () = wakes_at.reached() => {}

@@ -19,10 +19,6 @@ const BETWEEN_CHECKS: Duration = Duration::from_secs(2);
 /// The time in which the servers must answer a check.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
-/// The age from which a check counts no longer: a claim waits for another one. The task checks more often, unless no thread
-/// drove its runtime.
-const OUTDATED: Duration = Duration::from_secs(8);
-
 pub(super) struct EvictionWatch {
     seen: Arc<Seen>,
     task: BackgroundTask,
@@ -37,24 +33,20 @@ struct Seen {
 /// A check of the servers.
 struct Look {
     began_at: Instant,
-    ended_at: Instant,
     /// The policy of a server that evicts keys.
     policy: Option<String>,
 }
 
 impl EvictionWatch {
     pub(super) fn new(joined: Arc<Notify>) -> Self {
-        let now = Instant::now();
-        let last = Mutex::new(Look { began_at: now, ended_at: now, policy: None });
+        let last = Mutex::new(Look { began_at: Instant::now(), policy: None });
         Self { seen: Arc::new(Seen { joined, last }), task: BackgroundTask::default() }
     }
 
-    /// Rejects a claim while a server evicts keys. A task repeats the check over this connection.
-    pub(super) async fn check(&self, connection: &Connection) -> Result<(), StoreError> {
+    /// Rejects a claim while a server evicts keys. A task repeats the check over this connection. No claim waits for it: a server
+    /// that does not answer would hold up the claims of all others.
+    pub(super) fn check(&self, connection: &Connection) -> Result<(), StoreError> {
         self.task.ensure(|| look_for_ever(connection.clone(), Arc::clone(&self.seen)));
-        if lock(&self.seen.last).ended_at.elapsed() > OUTDATED {
-            Box::pin(self.seen.look(connection)).await;
-        }
         match &lock(&self.seen.last).policy {
             None => Ok(()),
             Some(policy) => Err(StoreError::takes_no_claims(Evicts { policy: policy.clone() })),
@@ -73,10 +65,9 @@ impl Seen {
     async fn look(&self, connection: &Connection) {
         let began_at = Instant::now();
         let told = Deadline::after(TOLD_WITHIN).bound(server::policy_that_evicts(connection)).await;
-        let mut last = lock(&self.last);
-        last.ended_at = Instant::now();
         // If a server cannot be asked now, the next check asks it again.
         let Some(Ok(policy)) = told else { return };
+        let mut last = lock(&self.last);
         // A check that began earlier may end later, after its runtime stood still.
         if began_at < last.began_at {
             return;

@@ -94,7 +94,7 @@ pub struct RedisStore(pub(super) Arc<Inner>);
 impl RedisStore {
     async fn try_to_claim(&self, key: &RecordKey, request: ClaimRequest) -> Result<Claim, StoreError> {
         if let Some(watch) = self.0.eviction.as_ref().filter(|_| !request.is_of_running) {
-            watch.check(&self.0.connection).await?;
+            watch.check(&self.0.connection)?;
         }
         let expires = request.after_crash.may_rerun();
         if self.0.claims_by_set && self.0.acknowledged.is_none() && expires {

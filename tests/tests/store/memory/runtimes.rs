@@ -1,7 +1,7 @@
 //! Runtimes that are alive but that no thread drives: the task of the store cannot run there.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use idempotent_runtime::store::{AfterCrash, Claim, ClaimRequest, MemoryStore, Owner, Store, StoreError, Token};
 use idempotent_runtime::{Fingerprint, RecordKey};
@@ -62,4 +62,40 @@ fn former_task_that_wakes_disturbs_no_deletion() {
     first.block_on(tokio::task::yield_now());
     let tasks = |runtime: &Runtime| runtime.metrics().num_alive_tasks();
     assert_eq!((tasks(&first), tasks(&second)), (0, 1), "the former one ended when it woke");
+}
+
+/// Waits until this much time has passed.
+fn pass(time: Duration) {
+    let began = Instant::now();
+    runtime().block_on(eventually(async || began.elapsed(), |elapsed| *elapsed > time));
+}
+
+#[test]
+fn earlier_expiry_is_told_to_the_task_that_is_driven() {
+    let store = MemoryStore::new();
+    let (undriven, driven) = (runtime(), runtime());
+    undriven.block_on(async {
+        claim(&store, "first", 2 * LONG).await.expect("there is room");
+        tokio::task::yield_now().await;
+    });
+    pass(Duration::from_millis(2_500));
+    driven.block_on(async {
+        claim(&store, "second", LONG).await.expect("there is room");
+        tokio::task::yield_now().await;
+        claim(&store, "third", SHORT).await.expect("there is room");
+        assert_eq!(eventually(async || store.len(), |&left| left == 2).await, 2);
+    });
+    drop(undriven);
+}
+
+#[test]
+fn task_whose_runtime_ends_before_its_first_step_is_replaced() {
+    let store = MemoryStore::new();
+    runtime().block_on(claim(&store, "first", SHORT)).expect("there is room");
+    pass(2 * SHORT);
+    runtime().block_on(claim(&store, "second", LONG)).expect("there is room");
+    runtime().block_on(async {
+        claim(&store, "third", LONG).await.expect("there is room");
+        assert_eq!(eventually(async || store.len(), |&left| left == 2).await, 2);
+    });
 }
