@@ -59,11 +59,10 @@ impl<DB: Database> Slot<DB> {
         self.take().expect(NOT_OPEN)
     }
 
-    /// Takes the transaction to commit it. Fails if the handler has kept its `Tx`, even one that it has not used: a statement that
-    /// it sends later would be in no transaction.
-    fn take_to_commit(&self) -> Result<Open<DB>, TransactionError> {
-        let open = self.take().ok_or(TransactionError::Kept)?;
-        if self.users.load(Ordering::SeqCst) > 0 { Err(TransactionError::Kept) } else { Ok(open) }
+    /// Returns whether the handler has kept its `Tx`, even one that it has not used: a statement that it sends later would be in no
+    /// transaction.
+    fn is_kept(&self) -> bool {
+        self.users.load(Ordering::SeqCst) > 0
     }
 
     fn transactions(store: &StoreHandle) -> Result<Found<DB>, TransactionError> {
@@ -138,7 +137,12 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
                     records.committed(recording, asked_at);
                 }
             };
-            let mut open = self.take_to_commit()?;
+            let mut open = self.take().ok_or(TransactionError::Kept)?;
+            if self.is_kept() {
+                // Before anybody is answered, so that a retry finds the key free.
+                rolled_back(store, store.timed(Op::RollBack, open.roll_back()).await)?;
+                return Err(TransactionError::Kept);
+            }
             let verified = store.timed(Op::Verify, open.prove()).await;
             if let (Ok(()), Some(recording), None) = (&verified, recording, &faults.0)
                 && transactions.records_with_commit()

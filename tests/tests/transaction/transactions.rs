@@ -356,6 +356,11 @@ macro_rules! transactions_of {
                     let errors = logs.of_level("ERROR");
                     let told = errors.iter().filter(|line| line.contains("did not give its `Tx` back"));
                     assert_eq!(told.count(), number, "{errors:?}");
+                    if path == "/keeps-unused" {
+                        // The key was free when the client was answered.
+                        assert_eq!(bench.post(path, "k", "").await.rejection(), "transaction_failed");
+                        runs.let_finish(1);
+                    }
                     runs.let_finish(1);
                     runs.until_finished(number).await;
                 }
