@@ -17,8 +17,8 @@ use crate::policy::values::Reads;
 use crate::rejection::mark::marked;
 use crate::request::claim_input::{BodyReading, ClaimInput};
 use crate::request::context::Execution;
-use crate::request::coverage::find_sender;
-use crate::request::input::RequestInput;
+
+use crate::request::input::{RequestInput, arrive_unkeyed};
 use crate::request::request_body::BodyLimit;
 use crate::request::response_mark::{without_foreign_headers, without_mark};
 use crate::request::upload::Upload;
@@ -120,11 +120,12 @@ impl DeferredRequest {
             input
         });
         if MAY_BEGIN_TRANSACTION && time != ExtractionTime::PlainBody && input.execution.is_none() {
-            input.execution = lock(&self.waiting).request.as_ref().map(|request| {
-                let execution = Execution::of_guard(request.extensions());
-                find_sender(&execution, request.headers());
-                execution
-            });
+            // Not under the lock, because a function of the application may name the client.
+            let request = self.lend();
+            let execution = Execution::of_guard(request.extensions());
+            arrive_unkeyed(&execution, input.registry.as_ref(), &request);
+            input.execution = Some(execution);
+            self.put_back(request);
         }
         (input, is_read)
     }
@@ -160,7 +161,7 @@ impl DeferredRequest {
     }
 
     fn take_request(&self) -> Request {
-        lock(&self.waiting).request.take().unwrap_or_default()
+        lock(&self.waiting).request.take().expect(NOT_BEGUN)
     }
 
     fn set(&self, arguments: Box<dyn Any + Send>) {

@@ -85,7 +85,8 @@ impl EvaluatingGate {
     /// Ends the evaluation. The returned future resolves when the handler may run. If the request is rejected, the
     /// future is dropped at this point.
     pub fn evaluated(self) -> impl Future<Output = ()> + Send {
-        let mut gate = self.gate.into_inner();
+        // Without an expression, nothing has asked for the gate. The handler runs only after the guard has it back.
+        let mut gate = Some(self.gate.into_inner().unwrap_or_else(|| self.slot.take_offered()));
         future::poll_fn(move |_| match gate.take() {
             None => Poll::Ready(()),
             Some(gate) => {

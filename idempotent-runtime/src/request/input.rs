@@ -69,7 +69,11 @@ impl RequestInput {
     fn of_head(request: &mut Request, key: InputKey, reads: Reads) -> Self {
         let registry = Registry::serving(request.extensions());
         let (execution, claim_input) = if key.is_none() {
-            (Execution::of_unkeyed_guard(request.extensions()), ClaimInput::default())
+            let execution = Execution::of_unkeyed_guard(request.extensions());
+            if let Some(execution) = &execution {
+                arrive_unkeyed(execution, registry.as_ref(), request);
+            }
+            (execution, ClaimInput::default())
         } else {
             let execution = Execution::of_guard(request.extensions());
             let credentials = arrive(&execution, registry.as_ref(), request);
@@ -106,6 +110,15 @@ impl RequestInput {
     ) -> Self {
         let audience = Registry::audience(registry.as_ref(), request.headers(), || RejectedRequest::from(request));
         Self { method: request.method().clone(), registry, audience, execution, key, claim_input }
+    }
+}
+
+/// Lets the execution of a request without a key know the request, if there is a guard around it: a request that its handler sends
+/// finds the key of that guard.
+pub(super) fn arrive_unkeyed(execution: &Arc<Execution>, registry: Option<&Registry>, request: &Request) {
+    find_sender(execution, request.headers());
+    if execution.around().is_some() {
+        execution.arrive(registry, request);
     }
 }
 

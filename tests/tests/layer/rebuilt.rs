@@ -12,9 +12,11 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{MethodRouter, post};
 use futures_util::future::BoxFuture;
-use idempotent_runtime::store::{MemoryStore, StoreAdmin};
-use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, PolicyBuilder, RecordKey, Registry, idempotent};
+use idempotent_runtime::store::{MemoryStore, SqliteStore, StoreAdmin};
+use idempotent_runtime::{Idempotency, IdempotencyLayer, Policy, PolicyBuilder, RecordKey, Registry, Tx, idempotent};
+use idempotent_tests::sqlite::SqliteFile;
 use idempotent_tests::{FaultyStore, Runs, Server, answer};
+use sqlx::Sqlite;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tower::ServiceExt;
 
@@ -103,6 +105,25 @@ async fn handler_of_a_rebuilt_request_sees_the_key_of_its_layer() {
         assert!(first.text().starts_with(r#"Some("k") "#), "{header}: {first:?}");
         assert_eq!(first.text(), send().await.text());
     }
+}
+
+/// Has no key of its own, and sends a request that has nothing of the guards around this one.
+#[idempotent(scope = "rebuilt-in-tx", header = "x-other")]
+async fn sends_in_transaction(_tx: Tx<Sqlite>, parts: Parts, _: Bytes) -> Response {
+    let beneath: Router = Router::new().fallback(tells_key);
+    beneath.oneshot(anew(&parts, Body::empty())).await.expect("a router answers")
+}
+
+#[tokio::test]
+async fn request_sent_by_a_tx_without_a_key_sees_the_key_of_the_layer() {
+    let file = SqliteFile::new();
+    let registry = Registry::new(SqliteStore::open(file.path()).await.expect("the store opens"));
+    let policy = Policy::builder("rebuilt-in-tx-api").cache([402]);
+    let app = Router::new().route("/", post(sends_in_transaction)).layer(registry.layer());
+    let server = Server::start(app.layer(layer(policy, &registry))).await;
+    let first = server.post_with_key("/", "k").await;
+    assert!(first.text().starts_with(r#"Some("k") "#), "{first:?}");
+    assert_eq!(first.text(), server.post_with_key("/", "k").await.text());
 }
 
 #[idempotent(scope = "rebuilt-twice", shared_scope, after_crash = "reject")]
