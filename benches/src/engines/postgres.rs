@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use idempotent_runtime::store::PostgresStore;
 use idempotent_tests::postgres::{Database, PostgresServer};
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgExecutor, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row};
 
 use super::contest::{Effort, Outcome, Side, contest, next_number, work};
@@ -20,13 +20,16 @@ const CONNECTIONS: u32 = 16;
 const RECORDED: usize = 1_000;
 
 /// The columns that a claim and its record fill, without the other parts of the store's table.
-const BARE_TABLE: &str = "CREATE TABLE bare (digest bytea PRIMARY KEY, key text NOT NULL, state text NOT NULL, \
+pub const BARE_TABLE: &str = "CREATE TABLE bare (digest bytea PRIMARY KEY, key text NOT NULL, state text NOT NULL, \
      fingerprint text NOT NULL, token text NOT NULL, attempt integer NOT NULL, claim_ttl bigint NOT NULL, \
      lease_until timestamptz, expires_at timestamptz NOT NULL, recorded_at timestamptz, status integer, headers jsonb, \
      body bytea) WITH (fillfactor = 70)";
 
 const BARE_INSERT: &str = "INSERT INTO bare (digest, key, state, fingerprint, token, attempt, claim_ttl, lease_until, \
      expires_at) VALUES ($1, $2, 'claimed', $3, $4, 1, 86400000, now() + interval '30s', now() + interval '1 day')";
+
+const BARE_RECORD: &str = "INSERT INTO bare (digest, key, state, fingerprint, token, attempt, claim_ttl, expires_at, recorded_at, \
+     status, headers, body) VALUES ($1, $2, 'completed', $3, $4, 1, 86400000, now() + interval '1 day', now(), 201, $5::jsonb, $6)";
 
 const BARE_UPDATE: &str = "UPDATE bare SET state = 'completed', lease_until = NULL, \
      expires_at = now() + interval '1 day', recorded_at = now(), status = 201, headers = $2::jsonb, body = $3 WHERE digest = $1";
@@ -146,7 +149,8 @@ fn tell(section: &mut Section, version: &str, measured: &Measured) {
     );
 }
 
-fn of_callers(callers: usize) -> String {
+/// "1 caller", or the plural.
+pub fn of_callers(callers: usize) -> String {
     if callers == 1 { "1 caller".to_owned() } else { format!("{callers} callers") }
 }
 
@@ -202,6 +206,18 @@ async fn write(pool: &PgPool, number: usize) {
     insert.execute(pool).await.expect("the row is inserted");
     let update = sqlx::query(BARE_UPDATE).bind(&digest[..]).bind(HEADERS).bind(body().to_vec());
     update.execute(pool).await.expect("the row is updated");
+}
+
+/// The one statement of a record that had no claim, without a check for an existing entry.
+///
+/// # Panics
+///
+/// When the row is not inserted.
+pub async fn insert_record(executor: impl PgExecutor<'_>, number: usize) {
+    let (digest, key) = (digest(number), record_key(number));
+    let token = format!("{number:032x}");
+    let insert = sqlx::query(BARE_RECORD).bind(&digest[..]).bind(key.as_str()).bind(FINGERPRINT).bind(&token);
+    insert.bind(HEADERS).bind(body().to_vec()).execute(executor).await.expect("the row is inserted");
 }
 
 /// As random as a digest, and faster to compute.

@@ -14,8 +14,8 @@ use sqlx::sqlite::{
 use sqlx::{Postgres, Sqlite};
 
 use idempotent_benches::charge::{CHARGES, Order, Receipt, charge};
-use idempotent_benches::engines::contest::{Effort, Outcome, Side, charges, contest};
-use idempotent_benches::engines::postgres::pool;
+use idempotent_benches::engines::contest::{Effort, Outcome, Side, charges, contest, next_number};
+use idempotent_benches::engines::postgres::{BARE_TABLE, insert_record, of_callers, pool};
 use idempotent_benches::engines::sample::body;
 use idempotent_benches::report::{Section, Table, figure};
 
@@ -59,6 +59,15 @@ async fn padded_in_postgres(State(pool): State<PgPool>, Json(order): Json<Order>
     charge(order)
 }
 
+/// Records by hand. It has no lock, looks up nothing and proves nothing.
+async fn recorded_in_postgres(State(pool): State<PgPool>, Json(order): Json<Order>) -> (StatusCode, Json<Receipt>) {
+    let mut transaction = pool.begin().await.expect("the database answers");
+    insert_in_postgres(&mut *transaction).await;
+    insert_record(&mut *transaction, next_number()).await;
+    transaction.commit().await.expect("the database answers");
+    charge(order)
+}
+
 async fn nothing(connection: &mut PgConnection) {
     sqlx::query("SELECT 1").execute(connection).await.expect("the database answers");
 }
@@ -95,6 +104,15 @@ pub async fn measure(section: &mut Section, effort: Effort, server: &PostgresSer
     let guarded = Router::new().route(CHARGES, post(guarded_in_postgres)).layer(Registry::new(store).layer());
     let bare = Router::new().route(CHARGES, post(bare_in_postgres)).with_state(of_application.clone());
     compare(section, &mut table, effort, "PostgreSQL", &guarded, &bare).await;
+    sqlx::query(BARE_TABLE).execute(&of_application).await.expect("the table is made");
+    let recorded = Router::new().route(CHARGES, post(recorded_in_postgres)).with_state(of_application.clone());
+    for callers in CALLERS {
+        let (by_hand, alone) =
+            (Side::new(callers, charges(recorded.clone())), Side::new(callers, charges(bare.clone())));
+        let name = format!("PostgreSQL: the record by hand, with {}", of_callers(callers));
+        let Outcome { ours, bare, ratio } = contest(&name, effort, &by_hand, &alone).await;
+        table.row([name, figure(ours, ""), figure(bare, ""), figure(1.0 / ratio, "×")]);
+    }
     let padded = Router::new().route(CHARGES, post(padded_in_postgres)).with_state(of_application);
     let (ours, alone) =
         (Side::new(CALLERS[1], charges(guarded.clone())), Side::new(CALLERS[1], charges(padded.clone())));
@@ -117,7 +135,9 @@ pub async fn measure(section: &mut Section, effort: Effort, server: &PostgresSer
          where the bare handler needs three: BEGIN with the locks, a look-up under the locks, the handler's own statement, the \
          proof that the transaction is still the same, the record, and COMMIT. sqlx sends each statement after the answer to the \
          one before. With 16 callers, the processor is the limit; the last row of PostgreSQL compares `Tx` with a handler that \
-         sends three more statements without work. With SQLite, `Tx` adds a look-up of the key, in one call with the begin, and the \
+         sends three more statements without work. *The record by hand* is the limit for a record in the same transaction: one \
+         more `INSERT`, of a row with the same columns and one index. It has no lock, so duplicates run twice, and a retry gets \
+         an error. With SQLite, `Tx` adds a look-up of the key, in one call with the begin, and the \
          record, in one call with the commit; each commit is one write to the disk, as without `Tx`. The handlers run their \
          statements on the `Tx` as an executor."
             .to_owned(),
@@ -145,8 +165,7 @@ async fn compare(
 ) {
     let limits = if engine == "SQLite" { [1.3, 1.3] } else { [1.4, 1.6] };
     for (callers, limit) in CALLERS.into_iter().zip(limits) {
-        let plural = if callers == 1 { "caller" } else { "callers" };
-        let name = format!("{engine}: `Tx` with {callers} {plural}");
+        let name = format!("{engine}: `Tx` with {}", of_callers(callers));
         let (ours, alone) = (Side::new(callers, charges(guarded.clone())), Side::new(callers, charges(bare.clone())));
         let Outcome { ours, bare, ratio } = contest(&name, effort, &ours, &alone).await;
         table.row([name.clone(), figure(ours, ""), figure(bare, ""), figure(1.0 / ratio, "×")]);
