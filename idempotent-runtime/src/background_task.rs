@@ -36,6 +36,10 @@ struct Running {
 
 impl BackgroundTask {
     /// Returns whether the task has not ended, and a thread drives its runtime.
+    #[cfg_attr(
+        not(any(test, feature = "memory", feature = "redis-sentinel")),
+        allow(dead_code, reason = "the owners of the other tasks do not ask")
+    )]
     pub(crate) fn is_alive(&self) -> bool {
         #[cfg(all(test, shuttle))]
         if self.is_pretended.load(Ordering::Relaxed) {

@@ -103,6 +103,7 @@ impl<S: Sending> Batcher<S> {
     }
 
     /// Begins a session without a permit.
+    #[cfg(feature = "postgres")]
     pub(crate) async fn begin_session(&self) -> Result<Lead<S::Session>, StoreError> {
         self.connect(None).await
     }
