@@ -30,7 +30,6 @@ use crate::policy::Policy;
 use crate::policy::handle::PolicyHandle;
 use crate::registry::OfRequest;
 use crate::registry::Registry;
-use crate::rejection::mark::marked;
 use crate::request::claim_input::ask;
 use crate::request::context::Execution;
 use crate::request::expansion::OpenGate;
@@ -293,7 +292,6 @@ impl IdempotencyLayer {
         };
         // A response that is encoded for this client may be replayed to another client.
         request.headers_mut().remove(ACCEPT_ENCODING);
-        let upload = gate.upload();
         let error = Arc::new(Mutex::new(None));
         let kept_error = Arc::clone(&error);
         let answering = async move {
@@ -310,10 +308,7 @@ impl IdempotencyLayer {
                         return response;
                     }
                     self.cross_origin.warn_of(response.headers(), &self.policy);
-                    // A retry may send the whole body, so a rejection of a part is not recorded.
-                    let is_cut_off = upload.is_some_and(|upload| upload.has_broken_off());
-                    let response = without_mark(response);
-                    if is_cut_off && response.status().is_client_error() { marked(response) } else { response }
+                    without_mark(response)
                 }
                 Err(error) => {
                     *lock(&kept_error) = Some(error);

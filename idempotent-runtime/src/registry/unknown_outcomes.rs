@@ -51,7 +51,7 @@ impl UnknownGauge {
 
 impl Drop for UnknownGauge {
     fn drop(&mut self) {
-        // Before its counts are removed, so that it adds none after that.
+        // Before its counts are removed, because it adds some.
         self.task.abort();
         let mut table = table();
         if table.by_registry.remove(&self.number).is_some() {

@@ -17,7 +17,6 @@ use crate::policy::values::Reads;
 use crate::rejection::mark::marked;
 use crate::request::claim_input::{BodyReading, ClaimInput};
 use crate::request::context::Execution;
-
 use crate::request::input::{RequestInput, arrive_unkeyed};
 use crate::request::request_body::BodyLimit;
 use crate::request::response_mark::{without_foreign_headers, without_mark};
@@ -55,7 +54,7 @@ pub(crate) struct DeferredRequest {
 
 /// Whether an extractor may begin a transaction.
 const MAY_BEGIN_TRANSACTION: bool = cfg!(feature = "__transactions");
-const NOT_BEGUN: &str = "the extractors of the request have not begun";
+const NOT_BEGUN: &str = "the request is there until its extractors take it";
 
 /// What the extractors need. All is `None` for a handler that is called directly.
 #[derive(Default)]
@@ -120,7 +119,6 @@ impl DeferredRequest {
             input
         });
         if MAY_BEGIN_TRANSACTION && time != ExtractionTime::PlainBody && input.execution.is_none() {
-            // Not under the lock, because a function of the application may name the client.
             let request = self.lend();
             let execution = Execution::of_guard(request.extensions());
             arrive_unkeyed(&execution, input.registry.as_ref(), &request);

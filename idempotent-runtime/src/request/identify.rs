@@ -25,7 +25,7 @@ use crate::request::context::Execution;
 use crate::request::identity::{IdentifiedRequest, Identity};
 use crate::request::input::RequestInput;
 use crate::request::key_expression::KeyExpression;
-use crate::request::upload::{Unread, Upload};
+use crate::request::upload::Unread;
 
 /// A request before its handler.
 #[expect(missing_debug_implementations, reason = "only the expansion of the attribute holds it")]
@@ -169,11 +169,6 @@ impl Gate {
     /// Returns the content of the request.
     pub(super) fn claim_input(&self) -> &ClaimInput {
         &self.claim_input
-    }
-
-    /// Returns the body that the client may still be sending, unless the guard has read it.
-    pub(crate) fn upload(&self) -> Option<Upload> {
-        self.claim_input.upload.clone()
     }
 
     /// Takes the body that the client may still be sending when the request is answered without the handler.

@@ -65,7 +65,7 @@ impl Upload {
     }
 
     /// Returns whether the reader of the body got an error in place of the rest.
-    pub(crate) fn has_broken_off(&self) -> bool {
+    pub(super) fn has_broken_off(&self) -> bool {
         lock(&self.0.body).has_broken_off
     }
 

@@ -139,7 +139,7 @@ impl<DB: Database> HandlerTransaction for Slot<DB> {
             };
             let mut open = self.take().ok_or(TransactionError::Kept)?;
             if self.is_kept() {
-                // Before anybody is answered, so that a retry finds the key free.
+                // Before anybody is answered, so that a retry finds the key free. A `Tx` that was used rolls back when it is dropped.
                 rolled_back(store, store.timed(Op::RollBack, open.roll_back()).await)?;
                 return Err(TransactionError::Kept);
             }

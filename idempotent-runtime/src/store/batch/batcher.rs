@@ -56,11 +56,13 @@ impl<S: Sending> Batcher<S> {
             Joined::Alone(permit) => return Ok(Outcome::Alone(Some(self.connect(Some(permit)).await?))),
             Joined::Waiting(queued, permit) => (queued, permit),
         };
+        let patience = Deadline::after(PATIENCE);
         loop {
             if permit.is_none() {
-                permit = match reply_or_turn(&mut queued).await {
+                permit = match reply_or_turn(&mut queued, patience).await {
                     Some(Reply::Outcome(outcome)) => return Ok(outcome),
                     Some(Reply::Turn(reply)) => match queued.begin_turn(reply) {
+                        // Another caller was faster. That may happen again and again.
                         None => continue,
                         permit => permit,
                     },
@@ -182,9 +184,9 @@ async fn let_others_run() {
     .await;
 }
 
-/// Waits for a reply. Returns `None` if the operation still waits after [`PATIENCE`].
-async fn reply_or_turn<S: Sending>(queued: &mut Queued<S>) -> Option<Reply<S>> {
-    let replied = match Deadline::after(PATIENCE).bound(&mut queued.reply).await {
+/// Waits for a reply. Returns `None` if the operation still waits at the end of the patience.
+async fn reply_or_turn<S: Sending>(queued: &mut Queued<S>, patience: Deadline) -> Option<Reply<S>> {
+    let replied = match patience.bound(&mut queued.reply).await {
         None if queued.still_waits() => return None,
         None => (&mut queued.reply).await,
         Some(replied) => replied,

@@ -186,6 +186,7 @@ impl<S: Sending> BatchQueue<S> {
         if let [(_, job), others @ ..] = &batch[..] {
             queue.was_alone = others.is_empty() && job.is_alone();
         }
+        queue.begin_turn();
         drop(queue);
         batch.into_iter().map(|(_, job)| job).collect()
     }

@@ -64,8 +64,13 @@ impl DeletionTask {
     /// Returns whether the task should have deleted expired entries by now, but has ended or stands still. The time of a
     /// task that wakes in the future is not asked for.
     pub(super) fn is_overdue(&self, now: Moment) -> bool {
+        self.may_be_overdue(now) && !self.task.is_alive()
+    }
+
+    /// Returns whether there may be expired entries that the task has not deleted yet.
+    pub(super) fn may_be_overdue(&self, now: Moment) -> bool {
         let wakes_at = self.wakes_at.load(Ordering::SeqCst);
-        (wakes_at == UNKNOWN || Moment::from_nanos(wakes_at) <= now) && !self.task.is_alive()
+        wakes_at == UNKNOWN || Moment::from_nanos(wakes_at) <= now
     }
 }
 

@@ -44,6 +44,8 @@ impl Table {
         // The task looks at all entries before it sleeps. If its runtime ends before that, the task is overdue.
         if deletion.task.is_alive() {
             deletion.wakes_at.store(wanted.min(nanos(now)), Ordering::SeqCst);
+            // The former task may have woken up just now, so that none was spawned.
+            earlier.notify_one();
         }
     }
 

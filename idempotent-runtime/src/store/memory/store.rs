@@ -139,9 +139,9 @@ impl ImmediateStore for MemoryStore {
                 }
                 claim
             }
-            // Expired entries of a caller keep its share only if the task does not delete them.
+            // Expired entries of a caller keep its share until they are deleted, and the task may be late.
             Err(StoreError::OverQuota)
-                if self.0.expired_deletion.is_overdue(now) && self.0.expired_deletion.over_quota.may_scan(now) =>
+                if self.0.expired_deletion.may_be_overdue(now) && self.0.expired_deletion.over_quota.may_scan(now) =>
             {
                 self.0.delete_expired_at(now, now);
                 let claim = self.0.make_room(now, || self.try_to_claim(key, &request, now));

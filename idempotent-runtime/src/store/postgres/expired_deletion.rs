@@ -6,13 +6,32 @@ use std::time::Duration;
 use sqlx::Row as _;
 
 use crate::background_task::BackgroundTask;
+use crate::deadline::Deadline;
 use crate::store::postgres::pools::Pools;
 use crate::store::postgres::statements::{Statement, Statements};
+use crate::sync::{Mutex, lock};
 
 pub(super) struct ExpiredDeletion {
     deletion: Deletion,
-    interval: Duration,
+    schedule: Schedule,
     task: BackgroundTask,
+}
+
+/// When the task deletes. It is kept beside the task: another task may replace it, and must not begin to wait anew.
+#[derive(Clone)]
+struct Schedule {
+    interval: Duration,
+    next: Arc<Mutex<Option<Deadline>>>,
+}
+
+impl Schedule {
+    fn next(&self) -> Deadline {
+        *lock(&self.next).get_or_insert_with(|| Deadline::after(self.interval))
+    }
+
+    fn has_come(&self) {
+        *lock(&self.next) = Some(Deadline::after(self.interval));
+    }
 }
 
 #[derive(Clone)]
@@ -50,7 +69,7 @@ impl ExpiredDeletion {
         let (statement, mark_lingering) = (statements.delete_expired.clone(), statements.mark_lingering.clone());
         Self {
             deletion: Deletion { pools, statement, mark_lingering, lock },
-            interval,
+            schedule: Schedule { interval, next: Arc::default() },
             task: BackgroundTask::default(),
         }
     }
@@ -67,13 +86,14 @@ impl ExpiredDeletion {
 
     /// Starts the task of this process, unless it is already running. Claims do not depend on the deletion.
     pub(super) fn start(&self) {
-        self.task.ensure(|| delete_expired_for_ever(self.deletion.clone(), self.interval));
+        self.task.ensure(|| delete_expired_for_ever(self.deletion.clone(), self.schedule.clone()));
     }
 }
 
-async fn delete_expired_for_ever(deletion: Deletion, interval: Duration) {
+async fn delete_expired_for_ever(deletion: Deletion, schedule: Schedule) {
     loop {
-        tokio::time::sleep(interval).await;
+        schedule.next().reached().await;
+        schedule.has_come();
         if let Err(error) = deletion.mark_lingering().await {
             tracing::warn!(%error, "claims that never expire could not be marked for operators: this is tried again");
         }
