@@ -17,7 +17,7 @@ use crate::store::postgres::statements::{Query, Statement};
 /// The number of statements for one kind of operation that are under way before further operations gather. It is lower for a small
 /// pool: at most half of the pool's connections. On a machine of its own, PostgreSQL serves a few small statements side by side
 /// faster than one larger statement.
-const UNDER_WAY: usize = 4;
+const UNDER_WAY: usize = 3;
 
 /// An operation with more bytes is sent in a statement of its own.
 pub(super) const LARGEST: usize = 64 * 1024;
