@@ -62,7 +62,7 @@ impl<S: Sending> Batcher<S> {
                 permit = match reply_or_turn(&mut queued, patience).await {
                     Some(Reply::Outcome(outcome)) => return Ok(outcome),
                     Some(Reply::Turn(reply)) => match queued.begin_turn(reply) {
-                        // Another caller was faster. That may happen again and again.
+                        // Another caller has taken the permit. The patience goes on, so this ends.
                         None => continue,
                         permit => permit,
                     },

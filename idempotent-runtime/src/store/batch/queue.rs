@@ -51,7 +51,7 @@ struct State<S: Sending> {
     /// The operations in the order of their numbers.
     waiting: VecDeque<Job<S>>,
     next_number: u64,
-    /// The number of permits that nobody has.
+    /// The number of free permits.
     permits: usize,
     /// Whether the last batch had one operation. Then the next caller does not wait for other operations to gather.
     was_alone: bool,

@@ -1,6 +1,7 @@
 //! A stub sends the batches, and the clock stands still: it only advances when nothing else can happen. So a test sees whether a
 //! caller was woken, or had to wait for its patience to end.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -101,6 +102,14 @@ impl Bench {
         submitting
     }
 
+    async fn submit_each(&self, operations: RangeInclusive<u32>) -> Vec<tokio::task::JoinHandle<Submitted>> {
+        let mut submitting = Vec::new();
+        for operation in operations {
+            submitting.push(self.submit(operation).await);
+        }
+        submitting
+    }
+
     /// Submits an operation beside which no other one is under way.
     async fn alone(&self) -> Lead<()> {
         match self.submit(0).await.await.expect("it is answered") {
@@ -132,10 +141,7 @@ fn answered(submitted: &Submitted) -> Option<usize> {
 async fn what_has_gathered_goes_out_when_a_batch_is_answered() {
     let (bench, begun) = (Bench::new(), Instant::now());
     let lead = bench.alone().await;
-    let mut waiting = Vec::new();
-    for operation in 1..=6 {
-        waiting.push(bench.submit(operation).await);
-    }
+    let waiting = bench.submit_each(1..=6).await;
     assert_eq!(bench.sent(), [[0; 0]; 0], "a call is under way");
     drop(lead);
     settle().await;
@@ -144,7 +150,11 @@ async fn what_has_gathered_goes_out_when_a_batch_is_answered() {
     let answers: Vec<_> =
         join_all(waiting).await.into_iter().map(|answer| answered(&answer.expect("no panic"))).collect();
     assert_eq!(answers, [Some(4), Some(4), Some(4), Some(4), Some(2), Some(2)]);
-    assert_eq!((bench.sent().len(), begun.elapsed().as_nanos()), (2, 0), "nobody has waited for its patience to end");
+    assert_eq!(
+        (bench.sent().len(), begun.elapsed().as_nanos()),
+        (2, 0),
+        "no caller has waited for its patience to end"
+    );
     // The permit is free again.
     let (first, second) = (bench.submit(7).await, bench.submit(8).await);
     bench.stub.let_through.add_permits(2);
@@ -173,10 +183,7 @@ async fn caller_that_leaves_with_the_permit_passes_it_on() {
 async fn session_that_fails_fails_one_caller_and_no_other() {
     let (bench, begun) = (Bench::new(), Instant::now());
     let lead = bench.alone().await;
-    let mut waiting = Vec::new();
-    for operation in 1..=8 {
-        waiting.push(bench.submit(operation).await);
-    }
+    let waiting = bench.submit_each(1..=8).await;
     drop(lead);
     settle().await;
     // The task meets the first failure after the first batch, and a caller the second one.
